@@ -1,0 +1,37 @@
+# make demo, make test: all that a fresh machine needs. Each target sets up what it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test check format bench wheels clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+.venv/ready: pyproject.toml runtime/pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ./runtime --editable ".[export]" --group dev
+	touch $@
+
+demo: .venv/ready  ## train and export emb_rnn, then infer: prints ohlol
+	$(BIN)/rnnx train --model emb_rnn
+	$(BIN)/rnnx export --model emb_rnn
+	$(BIN)/rnnx infer artifacts/model.onnx --text hello
+
+test: .venv/ready  ## all tests
+	$(BIN)/python -m pytest
+
+check: .venv/ready  ## lint, format and types, without changing anything
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/ready  ## put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheels: .venv/ready  ## build both wheels into dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist ./runtime .
+
+clean:  ## remove what was built; your artifacts stay
+	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache

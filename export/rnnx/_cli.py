@@ -1,0 +1,146 @@
+"""The `rnnx` command: parse, call one library function, print.
+
+Nothing here imports torch before a command needs it: `rnnx infer` and `rnnx --help` run where torch is not installed. Results
+go to standard output, progress and remarks to standard error. Bad input ends with one line and exit code 1.
+"""
+
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from rnnx import __version__, missing_package
+from rnnx._describe import Description, amount
+from rnnx_runtime import RnnxError
+from rnnx_runtime.artifact import open_artifact
+
+_ARTIFACTS: Final = Path("artifacts")
+_EXPORT_PACKAGES: Final = ("numpy", "onnx", "onnx_ir", "onnxscript", "safetensors", "torch")
+
+
+class _Commands(click.Group):
+    """Turns errors raised on purpose into one line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # click ends quietly where the reader of a pipe has gone
+        except RnnxError as error:
+            raise click.ClickException(str(error)) from None
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(f"{where}{error.strerror or error}") from None
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.split(".")[0] not in _EXPORT_PACKAGES:
+                raise
+            raise click.ClickException(missing_package(error)) from None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="rnnx")
+def main() -> None:
+    """Takes recurrent PyTorch modules to the edge.
+
+    \b
+    rnnx export --model emb_rnn                       train where needed, export, prove
+    rnnx infer artifacts/model.onnx --text hello      answer, without torch
+    """
+
+
+@main.command()
+def models() -> None:
+    """List the models that come with rnnx."""
+    from rnnx_models import MODELS
+
+    width = max(map(len, MODELS))
+    for name, summary in MODELS.items():
+        click.echo(f"{name:<{width}}  {summary}")
+
+
+@main.command()
+@click.option("--model", "name", required=True, metavar="NAME", help="One of `rnnx models`.")
+@click.option("--seed", default=0, show_default=True, help="The same seed gives the same checkpoint.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Default: what the model's recipe says.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: artifacts/NAME.safetensors")
+def train(name: str, seed: int, epochs: int | None, output: Path | None) -> None:
+    """Train a model and save a checkpoint."""
+    _train(name, seed, epochs, output or _checkpoint_path(name))
+
+
+@main.command()
+@click.option("--model", "name", required=True, metavar="NAME", help="One of `rnnx models`.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Default: artifacts/NAME.safetensors, made where missing.")
+@click.option(
+    "-o", "--output", default=_ARTIFACTS / "model.onnx", show_default=True, type=click.Path(path_type=Path), help="The artifact."
+)
+def export(name: str, checkpoint: Path | None, output: Path) -> None:
+    """Export a trained model to a sealed ONNX artifact, and to TorchScript beside it.
+
+    The artifact is compared with the eager module before anything is written.
+    """
+    from rnnx_models import get_recipe
+
+    recipe = get_recipe(name)
+    path = checkpoint or _checkpoint_path(name)
+    if checkpoint is None and not path.exists():
+        click.echo(f"no checkpoint at {path}: training {name}", err=True)
+        _train(name, 0, None, path)
+
+    from rnnx import export as export_module
+    from rnnx_models.checkpoint import load_checkpoint
+
+    _, config, module = load_checkpoint(path, name)
+    done = export_module(module, recipe.example(config), output, codec=recipe.codec(config), name=name)
+    click.echo(f"{done.path}: {name}, proven equal to eager PyTorch in {done.parity.summary().cases} comparisons")
+    for line in Description(done.manifest, done.operators, done.size, done.digest).lines():
+        click.echo(line)
+    if done.torchscript is None:
+        click.echo(f"no TorchScript: {done.torchscript_refused}", err=True)
+    else:
+        click.echo(f"  also      {done.torchscript}, {done.parity_path}")
+
+
+@main.command()
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option("--text", required=True, help="What the model is given.")
+def infer(artifact: Path, text: str) -> None:
+    """Answer a text with an artifact."""
+    from rnnx_runtime import load
+
+    click.echo(load(artifact).infer(text))
+
+
+@main.command()
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="The whole manifest, for machines.")
+def inspect(artifact: Path, as_json: bool) -> None:
+    """Show what an artifact says of itself, without running it."""
+    opened = open_artifact(artifact)
+    operators = [name for name, count in opened.graph.operators.items() for _ in range(count)]
+    description = Description(opened.manifest, operators, len(opened.data), opened.digest)
+    if as_json:
+        click.echo(description.to_json())
+        return
+    click.echo(f"{artifact}: {opened.manifest.name}")
+    for line in description.lines():
+        click.echo(line)
+
+
+def _checkpoint_path(name: str) -> Path:
+    return _ARTIFACTS / f"{name}.safetensors"
+
+
+def _train(name: str, seed: int, epochs: int | None, output: Path) -> None:
+    from rnnx._progress import training_progress
+    from rnnx_models import get_recipe
+    from rnnx_models.checkpoint import save_checkpoint
+    from rnnx_models.train import train as train_module
+
+    recipe = get_recipe(name)
+    with training_progress(name, epochs or recipe.epochs) as on_epoch:
+        header, weights = train_module(recipe, recipe.config(), seed=seed, epochs=epochs, on_epoch=on_epoch)
+    save_checkpoint(output, header, weights)
+    click.echo(f"{output}: {name}, {amount(header.score)} {header.unit}, after {header.epochs} epochs", err=True)
+    if not header.reached:
+        click.echo(f"{name} did not reach its target; train longer with --epochs, or with another --seed", err=True)

@@ -1,0 +1,79 @@
+"""What the manifest says, for people and for machines."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import msgspec
+
+from rnnx_runtime.artifact import CharCodec, Codec, Constant, Dimension, Manifest
+
+
+class Description:
+    """An artifact in words."""
+
+    def __init__(self, manifest: Manifest, operators: Sequence[str], size: int, digest: str) -> None:
+        self._manifest = manifest
+        self._operators = Counter(operators)
+        self._size = size
+        self._digest = digest
+
+    def lines(self) -> list[str]:
+        """One indented line per fact, with the group's name where a group begins."""
+        manifest = self._manifest
+        groups = {
+            "inputs": [
+                f"{spec.name}  {spec.dtype} {_shape(spec.shape)}"
+                + (f", tokens 0 to {spec.vocabulary_size - 1}" if spec.vocabulary_size is not None else "")
+                for spec in manifest.inputs
+            ],
+            "outputs": [f"{spec.name}  {spec.dtype} {_shape(spec.shape)}, {spec.role}" for spec in manifest.outputs],
+            "states": [
+                f"{spec.name} → {spec.output}  {spec.dtype} {_shape(spec.shape)}, starts with "
+                + ("given values" if isinstance(spec.init, Constant) else "zeros")
+                for spec in manifest.states
+            ],
+            "steps": ["streamable" if manifest.streamable else f"not streamable: {manifest.not_streamable_because}"],
+            "codec": [_codec(manifest.codec)],
+            "graph": [", ".join(f"{count} {name}" if count > 1 else name for name, count in self._operators.items())],
+            "parity": [_parity(manifest)],
+            "made by": [", ".join(f"{name} {version}" for name, version in manifest.provenance.versions.items())],
+            "weights": [f"{manifest.provenance.module}, sha256 {manifest.provenance.weights_sha256}"],
+            "file": [f"{self._size:,} bytes, sha256 {self._digest}"],
+        }
+        return [f"  {label if i == 0 else '':<10}{text}" for label, texts in groups.items() for i, text in enumerate(texts)]
+
+    def to_json(self) -> str:
+        """The manifest as it stands in the file, and what was found beside it."""
+        found = {
+            "sha256": self._digest,
+            "bytes": self._size,
+            "operators": dict(self._operators),
+            "manifest": msgspec.Raw(self._manifest.encode().encode()),
+        }
+        return msgspec.json.format(msgspec.json.encode(found)).decode()
+
+
+def amount(value: float) -> str:
+    """A score, short: `1`, `0.25`, `0.00312`."""
+    return f"{value:.3g}"
+
+
+def _shape(shape: tuple[Dimension, ...]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _codec(codec: Codec | None) -> str:
+    if isinstance(codec, CharCodec):
+        shown = codec.vocabulary if len(codec.vocabulary) <= 40 else f"{codec.vocabulary[:40]}…"
+        return f"char, {len(codec.vocabulary)} symbols: {shown!r}"
+    return "none: takes and gives numbers"
+
+
+def _parity(manifest: Manifest) -> str:
+    parity = manifest.parity
+    if parity is None:
+        return "not proven"
+    return (
+        f"{parity.cases} comparisons with eager PyTorch; largest difference: outputs {parity.outputs:.1e}, "
+        f"states {parity.states:.1e}, chunks and steps {parity.stepping:.1e}"
+    )

@@ -1,0 +1,39 @@
+"""The registry: one line per model, of which the command line, the tests and the docs are made.
+
+Naming a model here is all it takes to add one; its file is imported only when it is asked for.
+"""
+
+import difflib
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+from rnnx_runtime import RnnxError
+
+if TYPE_CHECKING:
+    from rnnx_models._recipe import Recipe
+
+# name, which is also the name of its file: what it is
+MODELS: Final[dict[str, str]] = {
+    "emb_rnn": "Embedding → two-layer RNN → Linear: hello → ohlol",
+}
+
+
+class ModelNotFoundError(RnnxError, LookupError):
+    """There is no model of that name."""
+
+    def __init__(self, name: str) -> None:
+        near = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.4)
+        remedy = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(MODELS)}"
+        super().__init__(f"no model is called {name!r}; {remedy}")
+
+
+def get_recipe(name: str) -> "Recipe[Any]":
+    """The recipe of a model; imports torch.
+
+    Raises:
+        ModelNotFoundError: the registry has no such name; the message suggests the nearest.
+    """
+    if name not in MODELS:
+        raise ModelNotFoundError(name)
+    recipe: Recipe[Any] = import_module(f"rnnx_models.{name}").RECIPE
+    return recipe

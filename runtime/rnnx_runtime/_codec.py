@@ -1,0 +1,63 @@
+"""Codecs: how text becomes tokens and back.
+
+A codec is data in the manifest, never code: it is decoded strictly and validated before it is used.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from rnnx_runtime._errors import InputError
+
+
+class CharCodec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="char", tag_field="kind", dict=True):
+    """One token per Unicode code point: token `i` is `vocabulary[i]`. Text is taken as it is, without normalisation."""
+
+    vocabulary: str
+
+    def __post_init__(self) -> None:
+        if not self.vocabulary:
+            raise ValueError("the vocabulary is empty")
+        if len(set(self.vocabulary)) != len(self.vocabulary):
+            twice = next(c for c in self.vocabulary if self.vocabulary.count(c) > 1)
+            raise ValueError(f"the vocabulary has {twice!r} twice")
+
+    @cached_property
+    def _tokens(self) -> dict[str, int]:
+        return {char: token for token, char in enumerate(self.vocabulary)}
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """The tokens of `text`: int64, shape `(T,)`.
+
+        Raises:
+            InputError: a character is not in the vocabulary.
+        """
+        try:
+            return np.fromiter(map(self._tokens.__getitem__, text), np.int64, len(text))
+        except KeyError:
+            position, char = next((i, c) for i, c in enumerate(text) if c not in self._tokens)
+            shown = self.vocabulary if len(self.vocabulary) <= 40 else self.vocabulary[:40] + "…"
+            raise InputError(
+                f"character {char!r} at position {position} is not in the model's vocabulary of "
+                f"{len(self.vocabulary)}: {shown!r}"
+            ) from None
+
+    def decode(self, tokens: Sequence[int] | NDArray[Any]) -> str:
+        """The text of `tokens`, each in `[0, len(vocabulary))`.
+
+        Raises:
+            InputError: a token is outside that range.
+        """
+        pieces = []
+        for token in np.asarray(tokens).reshape(-1).tolist():
+            if not 0 <= token < len(self.vocabulary):
+                raise InputError(f"token {token} is outside the vocabulary of {len(self.vocabulary)}")
+            pieces.append(self.vocabulary[token])
+        return "".join(pieces)
+
+
+Codec = CharCodec

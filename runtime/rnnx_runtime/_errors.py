@@ -1,0 +1,35 @@
+"""Everything rnnx raises on purpose.
+
+    RnnxError
+    ├── ArtifactError            ValueError         the file is not a whole, valid artifact
+    │   └── ArtifactNotFoundError  FileNotFoundError
+    ├── InputError               ValueError         a value given to step, feed, run or infer
+    ├── StateError               ValueError         a state that does not fit the model
+    └── ExecutionError           RuntimeError       ONNX Runtime failed
+
+Each message gives the rule, the value that broke it and what to do instead, on one line.
+"""
+
+
+class RnnxError(Exception):
+    """Base of every error that rnnx raises on purpose."""
+
+
+class ArtifactError(RnnxError, ValueError):
+    """The file is not a whole, valid artifact."""
+
+
+class ArtifactNotFoundError(ArtifactError, FileNotFoundError):
+    """There is no file at the path given."""
+
+
+class InputError(RnnxError, ValueError):
+    """A value given to the model breaks the artifact's contract."""
+
+
+class StateError(RnnxError, ValueError):
+    """A state does not fit the model or the batch."""
+
+
+class ExecutionError(RnnxError, RuntimeError):
+    """ONNX Runtime could not load or run the model."""

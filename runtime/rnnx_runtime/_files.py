@@ -1,0 +1,83 @@
+"""Files: read once and whole, written whole or not at all."""
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from rnnx_runtime._errors import ArtifactError, ArtifactNotFoundError
+
+_TEMPORARY = ".tmp-rnnx-"
+
+
+def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
+    """The bytes of a regular file of at most `limit` bytes.
+
+    The file is opened, checked and read through one descriptor, so that what was checked is what is read.
+
+    Raises:
+        ArtifactNotFoundError: there is nothing at `path`.
+        ArtifactError: it is a folder, a device or a pipe, it cannot be read, or it is too large.
+    """
+    try:
+        # O_NONBLOCK: opening a pipe must not wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except FileNotFoundError:
+        raise ArtifactNotFoundError(f"no file at {os.fspath(path)}; make an artifact with `rnnx export`") from None
+    except OSError as error:
+        raise ArtifactError(f"cannot open {os.fspath(path)}: {error.strerror}") from None
+    with open(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            raise ArtifactError(f"{os.fspath(path)} is {kind}; give the path of an artifact, for example model.onnx")
+        if status.st_size > limit:
+            raise ArtifactError(f"{os.fspath(path)} has {status.st_size} bytes; at most {limit} are read")
+        try:
+            return file.read()
+        except OSError as error:
+            raise ArtifactError(f"cannot read {os.fspath(path)}: {error.strerror}") from None
+
+
+def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
+    """Put `data` at `path` so that a reader, or a crash at any moment, sees the old file or the new one.
+
+    Missing parent folders are made.
+
+    Raises:
+        OSError: the folder cannot be written, the disk is full, ...; what was at `path` is untouched.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_dir():
+        raise IsADirectoryError(21, "is a folder; give the path of a file", str(target))
+    descriptor, temporary = tempfile.mkstemp(prefix=f"{_TEMPORARY}{target.name}-", dir=target.parent)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    _sync_folder(target.parent)
+
+
+def _umask() -> int:
+    """The permission mask that a plain `open` would have applied; mkstemp makes private files."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the renaming itself durable, where the system has folders that can be opened (not Windows)."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

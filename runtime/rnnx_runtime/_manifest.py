@@ -1,0 +1,231 @@
+"""The manifest: what an artifact says of itself, as JSON in `metadata_props["rnnx.manifest"]`.
+
+This is the one definition of the contract: the exporter writes these structs, the runtime reads them. Decoding is
+strict: unknown keys, wrong types and unknown versions are refused.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, Final, Literal, Self
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from rnnx_runtime._codec import Codec
+from rnnx_runtime._errors import ArtifactError
+
+MANIFEST_KEY: Final = "rnnx.manifest"
+FORMAT_VERSION: Final = 1
+
+BATCH: Final = "batch"
+TIME: Final = "seq_len"
+
+DType = Literal["float32", "float64", "int32", "int64", "bool"]
+Dimension = int | str  # a fixed size, "batch", "seq_len", or one flattened from both: "batch*seq_len" (batch outermost)
+
+_SYMBOLS: Final = re.compile(rf"{BATCH}|{TIME}|{BATCH}\*{TIME}|{TIME}\*{BATCH}")
+_MAX_ELEMENTS: Final = 1 << 31
+
+
+class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every struct here: immutable, and unknown keys are an error."""
+
+
+class Array(_Strict, frozen=True):
+    """A numpy array as data: C order, little-endian, base64 in JSON."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+    data: bytes
+
+    def __post_init__(self) -> None:
+        size = math.prod(self.shape) * np.dtype(self.dtype).itemsize
+        if any(n < 0 for n in self.shape) or size != len(self.data):
+            raise ValueError(f"{self.dtype} {self.shape} needs {size} bytes, not {len(self.data)}")
+
+    @classmethod
+    def of(cls, array: NDArray[Any]) -> Self:
+        dtype: Any = array.dtype.name
+        little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        return cls(dtype=dtype, shape=array.shape, data=little.tobytes())
+
+    def numpy(self) -> NDArray[Any]:
+        """The array, read-only."""
+        return np.frombuffer(self.data, np.dtype(self.dtype).newbyteorder("<")).reshape(self.shape)
+
+
+class _Tensor(_Strict, frozen=True):
+    """A tensor at the border of the graph, in the artifact's own layout."""
+
+    name: str
+    dtype: DType
+    shape: tuple[Dimension, ...]
+
+    def __post_init__(self) -> None:
+        symbols = [d for d in self.shape if isinstance(d, str)]
+        if not all(_SYMBOLS.fullmatch(symbol) for symbol in symbols):
+            raise ValueError(f"{self.name}: shape {self.shape} has a symbol other than {BATCH} and {TIME}")
+        if len("*".join(symbols).split("*")) != len(set("*".join(symbols).split("*"))):
+            raise ValueError(f"{self.name}: shape {self.shape} has a symbol twice")
+        if BATCH not in "*".join(symbols).split("*"):
+            raise ValueError(f"{self.name}: shape {self.shape} has no axis {BATCH}")
+        sizes = [d for d in self.shape if isinstance(d, int)]
+        if any(size < 0 for size in sizes) or math.prod(sizes) > _MAX_ELEMENTS:
+            raise ValueError(f"{self.name}: shape {self.shape} is negative or too large")
+
+
+class Input(_Tensor, frozen=True):
+    """What a step is given. `role` "tokens": integers in `[0, vocabulary_size)`; "values": numbers, all finite."""
+
+    role: Literal["tokens", "values"]
+    vocabulary_size: int | None = None
+
+
+class Output(_Tensor, frozen=True):
+    """What a step answers. `role` "logits": unnormalised scores of the codec's symbols on the last axis; else "values"."""
+
+    role: Literal["logits", "values"]
+
+
+class Zeros(_Strict, frozen=True, tag="zeros", tag_field="kind"):
+    """The sequence starts with a state of zeros."""
+
+
+class Constant(_Strict, frozen=True, tag="constant", tag_field="kind"):
+    """The sequence starts with these values: the state's shape with a batch of 1, repeated for each row."""
+
+    value: Array
+
+
+class StateSpec(_Strict, frozen=True):
+    """One state tensor: the graph's `output` after one call is its `input` at the next."""
+
+    name: str
+    input: str
+    output: str
+    dtype: DType
+    shape: tuple[Dimension, ...]
+    batch_axis: int
+    init: Zeros | Constant
+
+    def __post_init__(self) -> None:
+        where = [axis for axis, size in enumerate(self.shape) if isinstance(size, str)]
+        if where != [self.batch_axis] or self.shape[self.batch_axis] != BATCH:
+            raise ValueError(f"{self.name}: {BATCH} must stand at batch_axis {self.batch_axis} of {self.shape}, alone")
+        if math.prod(self.sized(1)) > _MAX_ELEMENTS or min(self.sized(1)) < 1:
+            raise ValueError(f"{self.name}: shape {self.shape} is empty or too large")
+        if isinstance(self.init, Constant):
+            value = self.init.value
+            if value.shape != self.sized(1) or value.dtype != self.dtype:
+                raise ValueError(f"{self.name}: the initial value is {value.dtype} {value.shape}, not {self.sized(1)}")
+
+    def sized(self, batch: int) -> tuple[int, ...]:
+        """The shape at a batch size."""
+        return tuple(batch if isinstance(size, str) else size for size in self.shape)
+
+    def initial(self, batch: int) -> NDArray[Any]:
+        """The state that a sequence starts with, for each of `batch` rows."""
+        if isinstance(self.init, Constant):
+            return np.repeat(self.init.value.numpy(), batch, axis=self.batch_axis)
+        return np.zeros(self.sized(batch), self.dtype)
+
+
+class GoldenTrace(_Strict, frozen=True):
+    """A short run of the eager module, so that a device can test itself: names and layouts are the graph's."""
+
+    inputs: dict[str, Array]
+    states: dict[str, Array]
+    outputs: dict[str, Array]
+    next_states: dict[str, Array]
+
+
+class ParitySummary(_Strict, frozen=True):
+    """What the parity gate found: the largest absolute differences against the eager module."""
+
+    passed: bool
+    cases: int
+    outputs: float
+    states: float
+    stepping: float
+    tolerance: float
+
+
+class Provenance(_Strict, frozen=True):
+    """What made the artifact. No paths and no times: the same module gives the same bytes."""
+
+    module: str
+    weights_sha256: str
+    versions: dict[str, str]
+
+
+class Manifest(_Strict, frozen=True):
+    """The whole contract of an artifact.
+
+    `streamable`: whether steps and chunks give what the whole sequence gives; `not_streamable_because` says why not.
+    """
+
+    format_version: int
+    name: str
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
+    states: tuple[StateSpec, ...]
+    streamable: bool
+    lowering: Literal["recurrent"]
+    precision: Literal["float32", "float64"]
+    provenance: Provenance
+    golden: GoldenTrace
+    not_streamable_because: str | None = None
+    codec: Codec | None = None
+    parity: ParitySummary | None = None
+
+    def __post_init__(self) -> None:
+        graph_inputs = [tensor.name for tensor in self.inputs] + [state.input for state in self.states]
+        graph_outputs = [tensor.name for tensor in self.outputs] + [state.output for state in self.states]
+        for names in (graph_inputs, graph_outputs, [state.name for state in self.states]):
+            if len(names) != len(set(names)):
+                raise ValueError(f"a name stands twice in {names}")
+        if not self.inputs or not self.outputs:
+            raise ValueError("an artifact has at least one input and one output")
+        if self.streamable != (self.not_streamable_because is None):
+            raise ValueError("not_streamable_because must stand where streamable is false, and only there")
+
+    def encode(self) -> str:
+        """The JSON text of this manifest; the same manifest gives the same text."""
+        return msgspec.json.encode(self).decode()
+
+
+class _Version(msgspec.Struct):
+    format_version: int
+
+
+def decode_manifest(text: str) -> Manifest:
+    """Read a manifest strictly.
+
+    Raises:
+        ArtifactError: it is no manifest, or one of another format version.
+    """
+    try:
+        version = msgspec.json.decode(text, type=_Version).format_version
+        if version != FORMAT_VERSION:
+            raise ArtifactError(
+                f"the artifact has format version {version}, this runtime reads version {FORMAT_VERSION}; "
+                "export the model again, or install the runtime that fits"
+            )
+        return msgspec.json.decode(text, type=Manifest)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ArtifactError(f"the manifest is not valid: {error}") from None
+
+
+def check_names(manifest: Manifest, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Refuse a manifest that speaks of other inputs and outputs than the graph has.
+
+    Raises:
+        ArtifactError: a name is missing on either side.
+    """
+    said_inputs = {tensor.name for tensor in manifest.inputs} | {state.input for state in manifest.states}
+    said_outputs = {tensor.name for tensor in manifest.outputs} | {state.output for state in manifest.states}
+    for kind, said, found in (("inputs", said_inputs, inputs), ("outputs", said_outputs, outputs)):
+        if said != set(found) or len(found) != len(said):
+            raise ArtifactError(f"the manifest names the {kind} {sorted(said)}, the graph has {sorted(found)}")

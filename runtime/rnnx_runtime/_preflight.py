@@ -1,0 +1,187 @@
+"""What is looked at before ONNX Runtime sees a single byte of an artifact.
+
+ONNX Runtime is no safe boundary: it aborts the process on some valid graphs, runs endless loops and, in some
+versions, reads files that the model names. So the graph is walked here first, with a reader of our own, and only what an
+exported recurrent model needs is let through.
+
+Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from rnnx_runtime._errors import ArtifactError
+from rnnx_runtime._protobuf import fields
+
+SIZE_LIMIT: Final = 512 * 2**20  # bytes of a file
+_NODE_LIMIT: Final = 10_000
+_METADATA_LIMIT: Final = 16 * 2**20  # bytes of one metadata value
+_IR_VERSIONS: Final = range(4, 14)
+_OPSETS: Final = range(13, 25)
+
+# Deterministic tensor operators of the standard ONNX domain. Left out on purpose: Loop and If (unbounded or hidden
+# work), sequences, optionals and strings, random numbers, and everything that reads another file.
+_OPERATORS: Final = frozenset(
+    """
+    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Cast CastLike Ceil Celu Clip
+    Concat ConstantOfShape Constant Conv ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Einsum Elu
+    Equal Erf Exp Expand EyeLike Flatten Floor GRU Gather GatherElements GatherND Gelu Gemm GlobalAveragePool
+    GlobalMaxPool Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Hardmax Identity
+    InstanceNormalization IsInf IsNaN LRN LSTM LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization
+    MatMul MatMulInteger Max MaxPool Mean MeanVarianceNormalization Min Mish Mod Mul Neg Not OneHot Or PRelu Pad Pow
+    QLinearMatMul QuantizeLinear RNN Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean
+    ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round Scan ScatterElements ScatterND Selu Shape
+    Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tan
+    Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Where Xor
+    """.split()
+)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What the walk found; `operators` counts the nodes by type, bodies included."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    operators: Mapping[str, int]
+    opset: int
+    metadata: Mapping[str, str]
+
+
+@dataclass
+class _Walk:
+    operators: Counter[str] = field(default_factory=Counter)
+    nodes: int = 0
+
+    def graph(self, message: memoryview, *, body: bool = False) -> tuple[list[str], list[str]]:
+        """Walk one GraphProto; the names of its inputs and outputs."""
+        inputs: list[str] = []
+        outputs: list[str] = []
+        for number, value in fields(message):
+            if number == 1:
+                self.node(_view(value), body=body)
+            elif number == 5:
+                self.tensor(_view(value))
+            elif number == 11:
+                inputs.append(_value_name(_view(value)))
+            elif number == 12:
+                outputs.append(_value_name(_view(value)))
+            elif number == 15:
+                raise ArtifactError("sparse weights are not allowed in an artifact; export the model again")
+        return inputs, outputs
+
+    def node(self, message: memoryview, *, body: bool) -> None:
+        self.nodes += 1
+        if self.nodes > _NODE_LIMIT:
+            raise ArtifactError(f"the graph has more than {_NODE_LIMIT} nodes; an artifact must have fewer")
+        operator, domain, attributes = "", "", []
+        for number, value in fields(message):
+            if number == 4:
+                operator = _text(_view(value))
+            elif number == 7:
+                domain = _text(_view(value))
+            elif number == 5:
+                attributes.append(_view(value))
+        if domain not in ("", "ai.onnx") or operator not in _OPERATORS:
+            name = f"{domain}::{operator}" if domain else operator
+            raise ArtifactError(f"operator {name!r} is not allowed in an artifact; see the runtime's list of operators")
+        self.operators[operator] += 1
+        for attribute in attributes:
+            self.attribute(attribute, operator, body=body)
+
+    def attribute(self, message: memoryview, operator: str, *, body: bool) -> None:
+        for number, value in fields(message):
+            if number in (5, 10):
+                self.tensor(_view(value))
+            elif number == 6 and operator == "Scan" and not body:
+                self.graph(_view(value), body=True)
+            elif number in (6, 11):
+                raise ArtifactError(f"{operator} holds a graph of its own; only Scan may, and not inside another Scan")
+            elif number in (22, 23):
+                raise ArtifactError("sparse weights are not allowed in an artifact; export the model again")
+
+    def tensor(self, message: memoryview) -> None:
+        for number, value in fields(message):
+            if number == 13 or (number == 14 and value != 0):
+                raise ArtifactError("the weights lie in another file; an artifact is one file: export the model again")
+
+
+def inspect_graph(data: bytes) -> Graph:
+    """Walk a whole ModelProto without running anything.
+
+    Raises:
+        ArtifactError: the bytes are no ONNX model, or one that no exporter of ours would write.
+    """
+    walk = _Walk()
+    graph: tuple[list[str], list[str]] | None = None
+    opsets: dict[str, int] = {}
+    metadata: dict[str, str] = {}
+    ir_version = 0
+    for number, value in fields(memoryview(data)):
+        if number == 1 and isinstance(value, int):
+            ir_version = value
+        elif number == 7:
+            if graph is not None:
+                raise ArtifactError("the file holds two graphs; an artifact has one")
+            graph = walk.graph(_view(value))
+        elif number == 8:
+            domain, version = _opset(_view(value))
+            opsets[domain] = version
+        elif number == 14:
+            key, text = _entry(_view(value))
+            if key in metadata:
+                raise ArtifactError(f"metadata {key!r} stands twice in the file; an artifact has it once")
+            metadata[key] = text
+        elif number in (20, 25):
+            raise ArtifactError("training information and local functions are not allowed in an artifact")
+    if graph is None:
+        raise ArtifactError("not an ONNX file: it holds no graph")
+    if ir_version not in _IR_VERSIONS:
+        raise ArtifactError(f"ONNX IR version {ir_version} is not read; {_IR_VERSIONS[0]} to {_IR_VERSIONS[-1]} are")
+    opset = opsets.pop("ai.onnx", opsets.pop("", 0))
+    if opset not in _OPSETS:
+        raise ArtifactError(f"ONNX opset {opset} is not read; {_OPSETS[0]} to {_OPSETS[-1]} are")
+    if opsets:
+        raise ArtifactError(f"the operator domain {min(opsets)!r} is not allowed in an artifact")
+    return Graph(tuple(graph[0]), tuple(graph[1]), dict(walk.operators), opset, metadata)
+
+
+def _view(value: int | memoryview) -> memoryview:
+    if isinstance(value, int):
+        raise ArtifactError("not an ONNX file: a number stands where a message should")
+    return value
+
+
+def _text(value: memoryview) -> str:
+    try:
+        return str(value, "utf-8")
+    except UnicodeDecodeError:
+        raise ArtifactError("not an ONNX file: a name is not valid UTF-8") from None
+
+
+def _value_name(message: memoryview) -> str:
+    return next((_text(_view(value)) for number, value in fields(message) if number == 1), "")
+
+
+def _opset(message: memoryview) -> tuple[str, int]:
+    domain, version = "", 0
+    for number, value in fields(message):
+        if number == 1:
+            domain = _text(_view(value))
+        elif number == 2 and isinstance(value, int):
+            version = value
+    return domain, version
+
+
+def _entry(message: memoryview) -> tuple[str, str]:
+    key, text = "", ""
+    for number, value in fields(message):
+        if len(_view(value)) > _METADATA_LIMIT:
+            raise ArtifactError(f"a metadata entry has more than {_METADATA_LIMIT} bytes")
+        if number == 1:
+            key = _text(_view(value))
+        elif number == 2:
+            text = _text(_view(value))
+    return key, text

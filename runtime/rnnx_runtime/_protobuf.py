@@ -1,0 +1,62 @@
+"""Reading the wire format of protobuf, bounded: no schema, no copies, no dependency.
+
+Wire format: https://protobuf.dev/programming-guides/encoding/
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from rnnx_runtime._errors import ArtifactError
+
+VARINT: Final = 0
+FIXED64: Final = 1
+BYTES: Final = 2
+FIXED32: Final = 5
+
+
+def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """The fields of one message in file order: (field number, value).
+
+    Varints come as unsigned integers, all else as a view of its bytes.
+
+    Raises:
+        ArtifactError: the bytes are not a well-formed message.
+    """
+    position, end = 0, len(message)
+    while position < end:
+        key, position = _varint(message, position)
+        number, wire_type = key >> 3, key & 7
+        if number == 0:
+            raise ArtifactError("not an ONNX file: a field has the number 0")
+        if wire_type == VARINT:
+            value, position = _varint(message, position)
+            yield number, value
+            continue
+        if wire_type == BYTES:
+            size, position = _varint(message, position)
+        elif wire_type == FIXED64:
+            size = 8
+        elif wire_type == FIXED32:
+            size = 4
+        else:
+            raise ArtifactError(f"not an ONNX file: wire type {wire_type} does not exist")
+        if size > end - position:
+            raise ArtifactError(f"not an ONNX file: a field of {size} bytes where {end - position} are left")
+        yield number, message[position : position + size]
+        position += size
+
+
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
+    """The unsigned integer at `position`, and the position behind it."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(message):
+            raise ArtifactError("not an ONNX file: it ends inside a number")
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            if value >= 1 << 64:
+                break
+            return value, position
+    raise ArtifactError("not an ONNX file: a number is longer than 64 bits")

@@ -1,0 +1,52 @@
+"""The artifact contract, for those who write or examine artifacts; those who run them need only `rnnx_runtime.load`."""
+
+from rnnx_runtime._artifact import Artifact, open_artifact
+from rnnx_runtime._codec import CharCodec, Codec
+from rnnx_runtime._files import write_atomic
+from rnnx_runtime._manifest import (
+    BATCH,
+    FORMAT_VERSION,
+    MANIFEST_KEY,
+    TIME,
+    Array,
+    Constant,
+    Dimension,
+    DType,
+    GoldenTrace,
+    Input,
+    Manifest,
+    Output,
+    ParitySummary,
+    Provenance,
+    StateSpec,
+    Zeros,
+)
+from rnnx_runtime._preflight import Graph
+from rnnx_runtime._seal import SEAL_KEY, seal
+
+__all__ = [
+    "BATCH",
+    "FORMAT_VERSION",
+    "MANIFEST_KEY",
+    "SEAL_KEY",
+    "TIME",
+    "Array",
+    "Artifact",
+    "CharCodec",
+    "Codec",
+    "Constant",
+    "DType",
+    "Dimension",
+    "GoldenTrace",
+    "Graph",
+    "Input",
+    "Manifest",
+    "Output",
+    "ParitySummary",
+    "Provenance",
+    "StateSpec",
+    "Zeros",
+    "open_artifact",
+    "seal",
+    "write_atomic",
+]
