@@ -36,10 +36,6 @@ class Axes:
         """Some of the steps; all of a tensor that has none."""
         return tensor if self.time is None else tensor.narrow(self.time, start, stop - start)
 
-    def batch_first(self, tensor: Tensor) -> Tensor:
-        """A view `(B, T, ...)`, or `(B, ...)`."""
-        return tensor.movedim(self.batch, 0) if self.time is None else tensor.movedim((self.batch, self.time), (0, 1))
-
     def shape(self, tensor: Tensor) -> tuple[Dimension, ...]:
         sizes: list[Dimension] = list(tensor.shape)
         sizes[self.batch] = BATCH
@@ -52,8 +48,8 @@ def has_time(shape: tuple[Dimension, ...]) -> bool:
     return any(isinstance(size, str) and TIME in size for size in shape)
 
 
-def batch_first(output: Tensor, shape: tuple[Dimension, ...], batch: int, steps: int) -> Tensor:
-    """An output in the module's layout as the runtime answers it: `(B, T, ...)`, or `(B, ...)`.
+def batch_first(tensor: Tensor, shape: tuple[Dimension, ...], batch: int, steps: int) -> Tensor:
+    """A tensor in the module's layout as the runtime has it: `(B, T, ...)`, or `(B, ...)`.
 
     Written apart from the runtime's own, so that the parity gate compares two opinions.
     """
@@ -61,13 +57,13 @@ def batch_first(output: Tensor, shape: tuple[Dimension, ...], batch: int, steps:
     for flat, sizes in ((f"{BATCH}*{TIME}", (batch, steps)), (f"{TIME}*{BATCH}", (steps, batch))):
         if flat in names:
             axis = names.index(flat)
-            output = output.unflatten(axis, sizes)
+            tensor = tensor.reshape(*tensor.shape[:axis], *sizes, *tensor.shape[axis + 1 :])
             names[axis : axis + 1] = flat.split("*")
     while names[0] == 1:
-        output = output.squeeze(0)
+        tensor = tensor.squeeze(0)
         del names[0]
     front = [names.index(name) for name in (BATCH, TIME) if name in names]
-    return output.movedim(front, list(range(len(front))))
+    return tensor.movedim(front, list(range(len(front))))
 
 
 def size_seen(eager: EagerModule, call: RecurrentCall) -> tuple[int, int]:
@@ -169,7 +165,7 @@ def _dimension(name: str, seen: tuple[int, ...]) -> Dimension:
 def _flattening_order(shape: tuple[Dimension, ...], output: Tensor, row: Tensor) -> tuple[Dimension, ...]:
     """Which of batch and time is outermost: the first row, run alone, must be found where the order says."""
     (batch, steps), axis = _SIZES[1], shape.index(f"{BATCH}*{TIME}")
-    split = output.unflatten(axis, (batch, steps)).select(axis, 0)
+    split = output.reshape(*output.shape[:axis], batch, steps, *output.shape[axis + 1 :]).select(axis, 0)
     if torch.allclose(split, row, rtol=1e-3, atol=1e-4):
         return shape
     return tuple(f"{TIME}*{BATCH}" if i == axis else size for i, size in enumerate(shape))

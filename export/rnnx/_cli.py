@@ -12,7 +12,7 @@ import click
 from rnnx import __version__, missing_package
 from rnnx._describe import Description, amount
 from rnnx_runtime import RnnxError
-from rnnx_runtime.artifact import open_artifact
+from rnnx_runtime.artifact import check_writable, open_artifact
 
 _ARTIFACTS: Final = Path("artifacts")
 _EXPORT_PACKAGES: Final = ("numpy", "onnx", "onnx_ir", "onnxscript", "safetensors", "torch")
@@ -72,7 +72,12 @@ def train(name: str, seed: int, epochs: int | None, output: Path | None) -> None
 @click.option("--model", "name", required=True, metavar="NAME", help="One of `rnnx models`.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Default: artifacts/NAME.safetensors, made where missing.")
 @click.option(
-    "-o", "--output", default=_ARTIFACTS / "model.onnx", show_default=True, type=click.Path(path_type=Path), help="The artifact."
+    "-o",
+    "--output",
+    default=_ARTIFACTS / "model.onnx",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="The artifact.",
 )
 def export(name: str, checkpoint: Path | None, output: Path) -> None:
     """Export a trained model to a sealed ONNX artifact, and to TorchScript beside it.
@@ -81,7 +86,7 @@ def export(name: str, checkpoint: Path | None, output: Path) -> None:
     """
     from rnnx_models import get_recipe
 
-    recipe = get_recipe(name)
+    get_recipe(name)  # a misspelt name is told before anything is trained
     path = checkpoint or _checkpoint_path(name)
     if checkpoint is None and not path.exists():
         click.echo(f"no checkpoint at {path}: training {name}", err=True)
@@ -90,8 +95,8 @@ def export(name: str, checkpoint: Path | None, output: Path) -> None:
     from rnnx import export as export_module
     from rnnx_models.checkpoint import load_checkpoint
 
-    _, config, module = load_checkpoint(path, name)
-    done = export_module(module, recipe.example(config), output, codec=recipe.codec(config), name=name)
+    recipe, module = load_checkpoint(path, name)
+    done = export_module(module, recipe.example(), output, codec=recipe.codec(), name=name)
     click.echo(f"{done.path}: {name}, proven equal to eager PyTorch in {done.parity.summary().cases} comparisons")
     for line in Description(done.manifest, done.operators, done.size, done.digest).lines():
         click.echo(line)
@@ -137,9 +142,11 @@ def _train(name: str, seed: int, epochs: int | None, output: Path) -> None:
     from rnnx_models.checkpoint import save_checkpoint
     from rnnx_models.train import train as train_module
 
-    recipe = get_recipe(name)
+    recipe_type = get_recipe(name)
+    recipe = recipe_type(recipe_type.config_type())
+    check_writable(output)
     with training_progress(name, epochs or recipe.epochs) as on_epoch:
-        header, weights = train_module(recipe, recipe.config(), seed=seed, epochs=epochs, on_epoch=on_epoch)
+        header, weights = train_module(recipe, seed=seed, epochs=epochs, on_epoch=on_epoch)
     save_checkpoint(output, header, weights)
     click.echo(f"{output}: {name}, {amount(header.score)} {header.unit}, after {header.epochs} epochs", err=True)
     if not header.reached:

@@ -116,9 +116,8 @@ class EagerModule:
             if hx is not None:
                 handles.append(layer.register_forward_pre_hook(_replace_hx(hx[path]), with_kwargs=True))
             handles.append(layer.register_forward_hook(_record_call(path, calls), with_kwargs=True))
-        for module in self.module.modules():
-            if isinstance(module, nn.Embedding):
-                handles.append(module.register_forward_pre_hook(_record_embedding(embedded)))
+        embeddings = [module for module in self.module.modules() if isinstance(module, nn.Embedding)]
+        handles += [embedding.register_forward_pre_hook(_record_embedding(embedded)) for embedding in embeddings]
         args, kwargs = arguments
         try:
             with torch.no_grad():

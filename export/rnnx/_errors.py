@@ -1,9 +1,9 @@
 """Everything the exporter raises on purpose, beside the errors of the runtime.
 
-    RnnxError (rnnx_runtime)
-    └── ExportError       RuntimeError   the module cannot be exported
-        ├── LiftError                    its state or its axes cannot be made explicit
-        └── ParityError                  the exported model does not compute what the eager module computes
+RnnxError (rnnx_runtime)
+└── ExportError       RuntimeError   the module cannot be exported
+├── LiftError                    its state or its axes cannot be made explicit
+└── ParityError                  the exported model does not compute what the eager module computes
 """
 
 from rnnx_runtime import RnnxError

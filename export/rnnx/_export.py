@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import onnx
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from rnnx._errors import ExportError, ParityError
 from rnnx._lift import Lift
 from rnnx._lower import lower
 from rnnx._parity import ParityReport, prove
-from rnnx_runtime import RnnxError, load
+from rnnx_runtime import load
 from rnnx_runtime.artifact import (
     BATCH,
     FORMAT_VERSION,
@@ -33,6 +34,7 @@ from rnnx_runtime.artifact import (
     Provenance,
     StateSpec,
     Zeros,
+    check_writable,
     seal,
     write_atomic,
 )
@@ -105,7 +107,7 @@ def export(
     if not report.passed:
         raise ParityError(f"the exported model differs from {lift.eager.name}; nothing was written\n{report.table()}")
     progress("seal")
-    manifest = _with_parity(manifest, report)
+    manifest = msgspec.structs.replace(manifest, parity=report.summary())
     data = _sealed(model, manifest)
     proven = load(data)
     script_path = None if script is None else target.with_suffix(".pt")
@@ -131,8 +133,7 @@ def _checked_path(path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if target.suffix != ".onnx":
         raise ExportError(f"the artifact's name must end in .onnx, got {target.name!r}; for example artifacts/model.onnx")
-    if target.is_dir():
-        raise ExportError(f"{target} is a folder; give the path of a file, for example {target / 'model.onnx'}")
+    check_writable(target)
     return target
 
 
@@ -150,12 +151,6 @@ def _sealed(model: onnx.ModelProto, manifest: Manifest) -> bytes:
     described.metadata_props.add(key=MANIFEST_KEY, value=manifest.encode())
     onnx.checker.check_model(described, full_check=True)
     return seal(described.SerializeToString(deterministic=True))
-
-
-def _with_parity(manifest: Manifest, report: ParityReport) -> Manifest:
-    import msgspec
-
-    return msgspec.structs.replace(manifest, parity=report.summary())
 
 
 def _manifest(lift: Lift, module: nn.Module, codec: Codec | None, name: str) -> Manifest:
@@ -211,7 +206,9 @@ def _input(name: str, example: Tensor, shape: Any, vocabulary_size: int | None, 
         raise ExportError(f"the codec has {symbols} symbols, but {name} is looked up among {vocabulary_size}")
     known = vocabulary_size if vocabulary_size is not None else symbols
     tokens = integers and known is not None
-    return Input(name=name, dtype=dtype, shape=shape, role="tokens" if tokens else "values", vocabulary_size=known if tokens else None)
+    return Input(
+        name=name, dtype=dtype, shape=shape, role="tokens" if tokens else "values", vocabulary_size=known if tokens else None
+    )
 
 
 def _golden(lift: Lift) -> GoldenTrace:
@@ -232,6 +229,3 @@ def _weights_digest(module: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-__all__ = ["Exported", "ParityError", "RnnxError", "export"]

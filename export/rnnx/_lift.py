@@ -10,15 +10,20 @@ on the inputs; that is tested, not assumed. The caller's module is never changed
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from rnnx._axes import Axes, batch_first, find_input_axes, find_output_shapes, has_time, size_seen
-from rnnx._eager import EagerModule, Example, Run, kinds, named_tensors
+from rnnx._eager import EagerModule, Example, Run, kinds
 from rnnx._errors import LiftError
 from rnnx_runtime.artifact import Dimension
+
+_RANDOM_RUNS: Final = 16  # a state that the inputs mask now and then must show itself
+
+
+Tensors = tuple[dict[str, Tensor], dict[str, Tensor]]  # outputs, next states
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ class Lift:
             raise LiftError("the module returns nothing but its state; return what a step should answer as well")
         self.not_streamable_because = self._find_lookahead()
 
-    def run(self, inputs: Mapping[str, Tensor], states: Mapping[str, Tensor] | None = None) -> tuple[dict[str, Tensor], ...]:
+    def run(self, inputs: Mapping[str, Tensor], states: Mapping[str, Tensor] | None = None) -> Tensors:
         """The eager module's outputs and next states, from given states or from the initial ones.
 
         Args:
@@ -128,6 +133,9 @@ class Lift:
 
     def batch_of(self, inputs: Mapping[str, Tensor]) -> int:
         return inputs[self.inputs[0].name].shape[self.inputs[0].axes.batch]
+
+    def steps_of(self, inputs: Mapping[str, Tensor]) -> int:
+        return next(inputs[spec.name].shape[spec.axes.time] for spec in self.inputs if spec.axes.time is not None)
 
     def initial_states(self, batch: int) -> dict[str, Tensor]:
         """What a new sequence starts with, `(1, B, H)` by name."""
@@ -172,8 +180,8 @@ class Lift:
         for name, tensor in first.outputs.items():
             if name not in second.outputs or not torch.equal(tensor.nan_to_num(), second.outputs[name].nan_to_num()):
                 raise LiftError(
-                    f"{self.eager.name} is not a function of its inputs: two runs on the same example differ in {name}; it keeps "
-                    "state of its own or draws random numbers, so take that state as an argument and return it"
+                    f"{self.eager.name} is not a function of its inputs: two runs on the same example differ in {name}; it "
+                    "keeps state of its own or draws random numbers, so take that state as an argument and return it"
                 )
         return first
 
@@ -181,7 +189,9 @@ class Lift:
         counts = {path: sum(call.path == path for call in run.calls) for path in self.eager.layers}
         for path, count in counts.items():
             if count != 1:
-                raise LiftError(f"{path or 'the module'}: forward calls this recurrent layer {count} times; it must call it once")
+                raise LiftError(
+                    f"{path or 'the module'}: forward calls this recurrent layer {count} times; it must call it once"
+                )
         if not run.calls:
             raise LiftError(f"{self.eager.name} has no nn.RNN, nn.LSTM or nn.GRU; there is no state to carry")
         sizes = {size_seen(self.eager, call) for call in run.calls}
@@ -203,22 +213,17 @@ class Lift:
         return arguments
 
     def _find_states(self, run: Run) -> tuple[StateSlot, ...]:
-        generator = torch.Generator().manual_seed(0)
-        batch, steps = size_seen(self.eager, run.calls[0])
-        try:
-            other = self.eager.run(self._arguments_for(self.sample(batch, steps, generator), batch, self._hx_of(run)))
-        except Exception as error:
-            raise LiftError(f"{self.eager.name} does not run on random inputs of the example's kind: {error}") from error
+        others = self._run_on_random_inputs(run)
         slots = []
         explicit = {(argument.path, argument.kind) for argument in self._arguments.values()}
         for path, layer in self.eager.layers.items():
-            before, after = run.call(path).hx, other.call(path).hx
+            given = run.call(path).hx
             for kind, label in enumerate(kinds(layer)):
-                start = None if before is None or after is None else before[kind]
-                if start is not None and after is not None and not torch.equal(start, after[kind]):
+                start = None if given is None else given[kind]
+                if any(not _equal(start, hx[kind] if hx else None) for hx in (other.call(path).hx for other in others)):
                     raise LiftError(
-                        f"{path or 'the module'}: its initial {label} depends on the inputs; pass the state as it is, or compute it "
-                        "in a module of its own"
+                        f"{path or 'the module'}: its initial {label} depends on the inputs; pass the state as it is, or "
+                        "compute it in a module of its own"
                     )
                 if start is not None and (path, kind) in explicit and not _same_rows(start):
                     start = None  # the caller's example of a running state; a new sequence starts with zeros
@@ -226,6 +231,19 @@ class Lift:
                     name = f"{path}.l{number}.{label}" if path else f"l{number}.{label}"
                     slots.append(StateSlot(name, path, number, kind, layer.hidden_size, _initial(name, start, number)))
         return tuple(sorted(slots, key=lambda slot: (list(self.eager.layers).index(slot.path), slot.layer, slot.kind)))
+
+    def _run_on_random_inputs(self, run: Run) -> list[Run]:
+        """Runs that differ from the example in every input, but not in the states that the caller handed over."""
+        generator = torch.Generator().manual_seed(0)
+        batch, steps = size_seen(self.eager, run.calls[0])
+        hx = {call.path: call.hx for call in run.calls if call.hx is not None}
+        try:
+            return [
+                self.eager.run(self._arguments_for(self.sample(batch, steps, generator), batch, hx))
+                for _ in range(_RANDOM_RUNS)
+            ]
+        except Exception as error:
+            raise LiftError(f"{self.eager.name} does not run on random inputs of the example's kind: {error}") from error
 
     def _find_lookahead(self) -> str | None:
         """Run a sequence whole and in two chunks with the state carried; an output that differs looks beyond its chunk."""
@@ -242,9 +260,6 @@ class Lift:
             if not torch.allclose(joined, batch_first(whole[name], shape, 2, 7), rtol=1e-3, atol=1e-4):
                 return f"{name} depends on more than the state and the steps so far"
         return None
-
-    def _hx_of(self, run: Run) -> dict[str, tuple[Tensor, ...]]:
-        return {call.path: call.hx for call in run.calls if call.hx is not None}
 
     def _stacked(self, path: str, states: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         slots = [slot for slot in self.states if slot.path == path]
@@ -274,6 +289,10 @@ def _initial(name: str, hx: Tensor | None, layer: int) -> Tensor | None:
     if not _same_rows(start):
         raise LiftError(f"{name}: the initial state differs from row to row of the batch; start every row alike")
     return start[:, :1].clone() if start.any() else None
+
+
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is b if a is None or b is None else torch.equal(a, b)
 
 
 def _same_rows(hx: Tensor) -> bool:
@@ -311,55 +330,7 @@ def _refuse_unsupported(eager: EagerModule) -> None:
     for name, parameter in eager.module.state_dict().items():
         if parameter.is_floating_point() and parameter.dtype != torch.float32:
             raise LiftError(
-                f"{name} is {parameter.dtype}; ONNX Runtime's recurrent operators on the CPU are float32: export module.float()"
+                f"{name} is {parameter.dtype}; ONNX Runtime's recurrent operators are float32: export module.float()"
             )
         if parameter.is_floating_point() and not parameter.isfinite().all():
             raise LiftError(f"{name} holds NaN or infinity; train the module again")
-
-
-class LiftedModule(nn.Module):
-    """A module with its states as arguments and results: `(*inputs, *states) -> (*outputs, *next states)`.
-
-    The recurrent layers of a copy get a `forward` that takes the state from here and hands the next one back; everything
-    else is the caller's code. The subclass says how a layer computes.
-    """
-
-    def __init__(self, lift: Lift) -> None:
-        super().__init__()
-        copied = EagerModule(lift.eager.module)
-        self.module = copied.module
-        self._lift = lift
-        self._given: dict[str, list[Tensor]] = {}
-        self._next: dict[str, list[Tensor]] = {}
-        for path, layer in copied.layers.items():
-            object.__setattr__(layer, "forward", self._lifted_forward(path, layer))
-
-    def compute(self, path: str, layer: nn.RNNBase, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """One recurrent layer: `x` in its own layout, states `(1, B, H)` ordered by layer, then kind."""
-        raise NotImplementedError
-
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        lift = self._lift
-        count = len(lift.inputs)
-        inputs = {spec.name: tensor for spec, tensor in zip(lift.inputs, tensors[:count], strict=True)}
-        for slot, state in zip(lift.states, tensors[count:], strict=True):
-            self._given.setdefault(slot.path, []).append(state)
-        args, kwargs = lift.arguments_for(inputs)
-        try:
-            found = named_tensors(self.module(*args, **kwargs))
-            return (*(found[name] for name in lift.outputs), *(state for path in lift.eager.layers for state in self._next[path]))
-        finally:
-            self._given.clear()
-            self._next.clear()
-
-    def _lifted_forward(self, path: str, layer: nn.RNNBase) -> Any:
-        def forward(input: Tensor, hx: object = None) -> tuple[Tensor, Any]:
-            y, following = self.compute(path, layer, input, self._given[path])
-            self._next[path] = following
-            count = len(kinds(layer))
-            stacked = tuple(torch.cat(following[kind::count]) for kind in range(count))
-            return y, stacked if isinstance(layer, nn.LSTM) else stacked[0]
-
-        return forward
-
-

@@ -24,9 +24,7 @@ def lower(lift: Lift) -> onnx.ModelProto:
     batch, steps = Dim(BATCH), Dim(TIME)
     inputs = lift.sample(2, 3, torch.Generator().manual_seed(0))
     states = lift.initial_states(2)
-    shapes = [
-        {spec.axes.batch: batch} | ({} if spec.axes.time is None else {spec.axes.time: steps}) for spec in lift.inputs
-    ]
+    shapes = [{spec.axes.batch: batch} | ({} if spec.axes.time is None else {spec.axes.time: steps}) for spec in lift.inputs]
     with quiet():
         try:
             program = torch.onnx.export(

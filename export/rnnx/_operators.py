@@ -14,7 +14,8 @@ import torch
 from onnxscript import opset18 as op
 from torch import Tensor, nn
 
-from rnnx._lift import Lift, LiftedModule
+from rnnx._lift import Lift
+from rnnx._lifted import LiftedModule
 
 # The place of each of torch's gates among ONNX's: applying the order twice does not give it back for LSTM.
 _GATES: Final = {"RNN": (0,), "LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
@@ -47,22 +48,21 @@ def recurrent(
 
 
 @recurrent.register_fake
-def _(
-    x: Tensor, states: list[Tensor], w: Tensor, r: Tensor, b: Tensor | None, operator: str, activation: str
-) -> list[Tensor]:
+def _(x: Tensor, states: list[Tensor], w: Tensor, r: Tensor, b: Tensor | None, operator: str, activation: str) -> list[Tensor]:
     return [x.new_empty(x.shape[0], x.shape[1], r.shape[2]), *(torch.empty_like(state) for state in states)]
 
 
 def _translate(x: Any, states: Any, w: Any, r: Any, b: Any, operator: str, activation: str) -> Any:
     size = r.shape[2]
+    axes: Any = [1]  # of the direction, in (T, D, B, H)
     if operator == "LSTM":
         y, h, c = op.LSTM(x, w, r, b, None, states[0], states[1], hidden_size=size)
-        return [op.Squeeze(y, [1]), h, c]
+        return [op.Squeeze(y, axes), h, c]
     if operator == "GRU":
         y, h = op.GRU(x, w, r, b, None, states[0], hidden_size=size, linear_before_reset=1)
     else:
         y, h = op.RNN(x, w, r, b, None, states[0], hidden_size=size, activations=[activation])
-    return [op.Squeeze(y, [1]), h]
+    return [op.Squeeze(y, axes), h]
 
 
 TRANSLATIONS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {torch.ops.rnnx.recurrent.default: _translate}
@@ -80,7 +80,7 @@ class OperatorModule(LiftedModule):
                 for name, weight in _packed(layer, number).items():
                     layer.register_buffer(f"{name}{number}", weight)
 
-    def compute(self, path: str, layer: nn.RNNBase, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def compute(self, layer: nn.RNNBase, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         activation = "Relu" if layer.mode == "RNN_RELU" else "Tanh"
         count = len(states) // layer.num_layers
         y = x.transpose(0, 1) if layer.batch_first else x  # (T, B, F)

@@ -1,12 +1,13 @@
 """The parity gate: the artifact, run by the runtime, against the eager module. No proof, no artifact.
 
-    untouched     the module as its forward starts it, at every batch size that it accepts
-    whole         every shape of a grid, from the initial state and from random ones, outputs and states
-    one step      256 random states at once: a wrong gate order, bias or layout shows here whatever the dynamics do later
-    chunks, steps the same sequence in random chunks and step by step, through a stream
-    torchscript   the traced module on the same grid
+untouched     the module as its forward starts it, at every batch size that it accepts
+whole         every shape of a grid, from the initial state and from random ones, outputs and states
+one step      256 random states at once: a wrong gate order, bias or layout shows here whatever the dynamics do later
+chunks, steps the same sequence in random chunks and step by step, through a stream
+torchscript   the traced module on the same grid
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -80,7 +81,9 @@ class ParityReport:
     def table(self) -> str:
         """The rows, and the first case that failed, as text."""
         lines = [f"  {'check':<12}{'cases':>6}{'failed':>8}{'outputs':>12}{'states':>12}"]
-        lines += [f"  {check:<12}{n:>6}{bad:>8}{outputs:>12.1e}{states:>12.1e}" for check, n, bad, outputs, states in self.rows()]
+        lines += [
+            f"  {check:<12}{n:>6}{bad:>8}{outputs:>12.1e}{states:>12.1e}" for check, n, bad, outputs, states in self.rows()
+        ]
         wrong = next((case for case in self.cases if not case.passed), None)
         if wrong is not None:
             lines.append(f"  first at: {wrong.check}, batch {wrong.batch}, {wrong.steps} steps, {wrong.start} state")
@@ -134,7 +137,9 @@ def _whole(lift: Lift, model: Model) -> Iterator[Case]:
     for batch, steps, start, inputs, states in _grid(lift):
         expected, following = lift.run(inputs, states)
         answer, state = model.run(_given(lift, inputs), _state(model, states))
-        yield _case("whole", batch, steps, start, _answers(lift, answer), state, _expected(lift, expected, batch, steps), following)
+        yield _case(
+            "whole", batch, steps, start, _answers(lift, answer), state, _expected(lift, expected, batch, steps), following
+        )
 
 
 def _one_step(lift: Lift, model: Model) -> Case:
@@ -145,7 +150,8 @@ def _one_step(lift: Lift, model: Model) -> Case:
     outputs, close = _compare(_answers(lift, answer), _expected(lift, expected, _STATES, 1))
     # Relative above 1: a cell state is not bounded.
     distance = max(
-        (float((np.abs(state[n] - t.numpy()) / np.maximum(1, np.abs(t.numpy()))).max()) for n, t in following.items()), default=0.0
+        (float((np.abs(state[n] - t.numpy()) / np.maximum(1, np.abs(t.numpy()))).max()) for n, t in following.items()),
+        default=0.0,
     )
     return Case("one step", _STATES, 1, "random", outputs, distance, close and distance <= _ONE_STEP)
 
@@ -161,7 +167,7 @@ def _stepping(lift: Lift, model: Model) -> Iterator[Case]:
             stream = model.stream(batch)
             stream.restore(_state(model, states))
             parts = []
-            for start, stop in zip(bounds, bounds[1:], strict=False):
+            for start, stop in itertools.pairwise(bounds):
                 part = _given(lift, {s.name: s.axes.between(inputs[s.name], start, stop) for s in lift.inputs})
                 if check == "chunks":
                     parts.append(_answers(lift, stream.feed(part)))
@@ -193,7 +199,14 @@ def _torchscript(lift: Lift, script: Script) -> Iterator[Case]:
 
 
 def _case(
-    check: str, batch: int, steps: int, start: str, found: Arrays, state: Arrays, expected: Arrays, following: Mapping[str, Tensor]
+    check: str,
+    batch: int,
+    steps: int,
+    start: str,
+    found: Arrays,
+    state: Arrays,
+    expected: Arrays,
+    following: Mapping[str, Tensor],
 ) -> Case:
     outputs, outputs_close = _compare(found, expected)
     states, states_close = _compare(state, {name: tensor.numpy() for name, tensor in following.items()})
@@ -224,7 +237,8 @@ def _state(model: Model, states: Mapping[str, Tensor]) -> State:
 
 def _given(lift: Lift, inputs: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
     """What the runtime takes: batch-first."""
-    return {spec.name: spec.axes.batch_first(inputs[spec.name]).numpy() for spec in lift.inputs}
+    steps = lift.steps_of(inputs)
+    return {s.name: batch_first(inputs[s.name], s.shape, lift.batch_of(inputs), steps).numpy() for s in lift.inputs}
 
 
 def _only_step(lift: Lift, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

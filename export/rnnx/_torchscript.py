@@ -9,8 +9,10 @@ import io
 import torch
 from torch import Tensor, nn
 
+from rnnx._eager import kinds
 from rnnx._errors import ExportError
-from rnnx._lift import Lift, LiftedModule, kinds
+from rnnx._lift import Lift
+from rnnx._lifted import LiftedModule
 from rnnx._quiet import quiet
 from rnnx_runtime.artifact import MANIFEST_KEY, Manifest
 
@@ -18,7 +20,7 @@ from rnnx_runtime.artifact import MANIFEST_KEY, Manifest
 class NativeModule(LiftedModule):
     """The lifted module on torch's own recurrent layers."""
 
-    def compute(self, path: str, layer: nn.RNNBase, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def compute(self, layer: nn.RNNBase, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         count = len(kinds(layer))
         stacked = tuple(torch.cat(states[kind::count]) for kind in range(count))  # (L, B, H) per kind
         y, following = type(layer).forward(layer, x, stacked if count == 2 else stacked[0])
@@ -36,10 +38,13 @@ def trace(lift: Lift) -> torch.jit.ScriptModule:
     with quiet(), torch.no_grad():
         try:
             example = tuple(inputs.values()) + tuple(lift.initial_states(2).values())
-            return torch.jit.trace(NativeModule(lift).eval(), example, check_trace=False)
+            script: torch.jit.ScriptModule = torch.jit.trace(  # type: ignore[no-untyped-call]
+                NativeModule(lift).eval(), example, check_trace=False
+            )
         except Exception as error:
             reason = str(error).strip().split("\n", 1)[0]
             raise ExportError(f"torch {torch.__version__} cannot make TorchScript of {lift.eager.name}: {reason}") from error
+    return script
 
 
 def serialise(script: torch.jit.ScriptModule, manifest: Manifest) -> bytes:

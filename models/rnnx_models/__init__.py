@@ -1,7 +1,7 @@
 """Recurrent models, one file each: config, module, recipe.
 
-    recipe = get_recipe("emb_rnn")
-    checkpoint = train(recipe, recipe.config(), seed=0)
+    recipe_type = get_recipe("emb_rnn")
+    header, weights = train(recipe_type(recipe_type.config_type()), seed=0)
 
 `MODELS` lists them without importing torch.
 """

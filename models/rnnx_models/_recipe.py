@@ -23,22 +23,31 @@ class Score:
 
 
 class Recipe(ABC, Generic[C]):
-    """How one model is built, trained and judged. One final subclass per model, without state of its own."""
+    """How one model is built, trained and judged. One final subclass per model.
+
+    Attributes:
+        name: in the registry.
+        config_type: a frozen dataclass of sizes; every field has a default.
+        epochs: how many reach the target.
+    """
 
     name: ClassVar[str]
-    config: type[C]
+    config_type: ClassVar[type]
     epochs: ClassVar[int]
 
+    def __init__(self, config: C) -> None:
+        self.config = config
+
     @abstractmethod
-    def build(self, config: C) -> nn.Module:
+    def build(self) -> nn.Module:
         """A new module, its weights drawn from torch's generator."""
 
     @abstractmethod
-    def example(self, config: C) -> tuple[Tensor, ...]:
+    def example(self) -> tuple[Tensor, ...]:
         """Arguments of `forward`, to export the module with."""
 
     @abstractmethod
-    def codec(self, config: C) -> Codec | None:
+    def codec(self) -> Codec | None:
         """How text becomes what the module takes; None where it takes values."""
 
     @abstractmethod
@@ -46,9 +55,9 @@ class Recipe(ABC, Generic[C]):
         """The optimiser of all of the module's weights."""
 
     @abstractmethod
-    def losses(self, module: nn.Module, config: C) -> Iterator[Tensor]:
+    def losses(self, module: nn.Module) -> Iterator[Tensor]:
         """One epoch: a scalar loss per batch, to be minimised as it comes."""
 
     @abstractmethod
-    def score(self, module: nn.Module, config: C) -> Score:
+    def score(self, module: nn.Module) -> Score:
         """Judge a module in eval mode."""

@@ -27,13 +27,13 @@ class ModelNotFoundError(RnnxError, LookupError):
         super().__init__(f"no model is called {name!r}; {remedy}")
 
 
-def get_recipe(name: str) -> "Recipe[Any]":
-    """The recipe of a model; imports torch.
+def get_recipe(name: str) -> "type[Recipe[Any]]":
+    """The recipe of a model, to be called with its config; imports torch.
 
     Raises:
         ModelNotFoundError: the registry has no such name; the message suggests the nearest.
     """
     if name not in MODELS:
         raise ModelNotFoundError(name)
-    recipe: Recipe[Any] = import_module(f"rnnx_models.{name}").RECIPE
+    recipe: type[Recipe[Any]] = import_module(f"rnnx_models.{name}").RECIPE
     return recipe

@@ -3,10 +3,10 @@
 One file, written whole or not at all; the same training gives the same bytes.
 """
 
-import dataclasses
 import errno
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -49,10 +49,11 @@ def save_checkpoint(path: str | os.PathLike[str], header: CheckpointHeader, weig
     write_atomic(path, safetensors.torch.save(plain, {_KEY: msgspec.json.encode(header).decode()}))
 
 
-def load_checkpoint(path: str | os.PathLike[str], model: str | None = None) -> tuple[CheckpointHeader, Any, nn.Module]:
-    """A checkpoint's header, the config of its model, and the trained module in eval mode.
+def load_checkpoint(path: str | os.PathLike[str], model: str | None = None) -> tuple[Recipe[Any], nn.Module]:
+    """The recipe that a checkpoint was trained by, and the trained module in eval mode.
 
     Args:
+        path: of the file.
         model: the name that the checkpoint must have, where the caller expects one.
 
     Raises:
@@ -60,7 +61,7 @@ def load_checkpoint(path: str | os.PathLike[str], model: str | None = None) -> t
         FileNotFoundError: there is no file.
     """
     name = os.fspath(path)
-    if not os.path.exists(path):
+    if not Path(path).exists():
         raise FileNotFoundError(errno.ENOENT, "no checkpoint here; make one with `rnnx train`", name)
     try:
         with safetensors.safe_open(name, framework="pt") as file:
@@ -70,23 +71,15 @@ def load_checkpoint(path: str | os.PathLike[str], model: str | None = None) -> t
         raise CheckpointError(f"{name} is not a checkpoint made by `rnnx train`: {error}") from None
     if model is not None and header.model != model:
         raise CheckpointError(f"{name} is a checkpoint of {header.model!r}, not of {model!r}; give the one that fits")
-    recipe = get_recipe(header.model)
-    config, module = _build(name, recipe, header, weights)
-    return header, config, module
-
-
-def _build(path: str, recipe: Recipe[Any], header: CheckpointHeader, weights: dict[str, Tensor]) -> tuple[Any, nn.Module]:
     for key, tensor in weights.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise CheckpointError(f"{path}: {key} holds NaN or infinity; train the model again")
-    known = {field.name for field in dataclasses.fields(recipe.config)}
-    if set(header.config) - known:
-        raise CheckpointError(f"{path}: unknown settings {sorted(set(header.config) - known)}; train the model again")
+            raise CheckpointError(f"{name}: {key} holds NaN or infinity; train the model again")
+    recipe_type = get_recipe(header.model)
     try:
-        config = recipe.config(**header.config)
-        module = recipe.build(config)
+        recipe = recipe_type(recipe_type.config_type(**header.config))
+        module = recipe.build()
         module.load_state_dict(weights)
-        return config, module.eval()
     except (RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path}: the weights do not fit {header.model}: {reason}") from None
+        raise CheckpointError(f"{name}: the checkpoint does not fit {header.model}: {reason}") from None
+    return recipe, module.eval()

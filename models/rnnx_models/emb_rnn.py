@@ -39,7 +39,7 @@ class EmbRnn(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         hidden = torch.zeros(self.config.layers, tokens.size(0), self.config.hidden)  # (L, B, H)
-        x = self.emb(tokens)  # (B, T, E)
+        x: Tensor = self.emb(tokens)  # (B, T, E)
         x, _ = self.rnn(x, hidden)  # (B, T, H)
         x = self.fc(x)  # (B, T, V)
         return x.view(-1, x.size(-1))  # (B·T, V)
@@ -50,27 +50,27 @@ class EmbRnnRecipe(Recipe[EmbRnnConfig]):
     """Cross-entropy over the five characters; the target is the whole answer."""
 
     name = "emb_rnn"
-    config = EmbRnnConfig
+    config_type = EmbRnnConfig
     epochs = 100
 
-    def build(self, config: EmbRnnConfig) -> nn.Module:
-        return EmbRnn(config)
+    def build(self) -> EmbRnn:
+        return EmbRnn(self.config)
 
-    def example(self, config: EmbRnnConfig) -> tuple[Tensor, ...]:
+    def example(self) -> tuple[Tensor, ...]:
         return (_hello.question(),)
 
-    def codec(self, config: EmbRnnConfig) -> CharCodec:
+    def codec(self) -> CharCodec:
         return _hello.codec()
 
     def optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.Adam(module.parameters(), lr=0.05)
 
-    def losses(self, module: nn.Module, config: EmbRnnConfig) -> Iterator[Tensor]:
+    def losses(self, module: nn.Module) -> Iterator[Tensor]:
         yield nn.functional.cross_entropy(module(_hello.question()), _hello.answer())
 
-    def score(self, module: nn.Module, config: EmbRnnConfig) -> Score:
+    def score(self, module: nn.Module) -> Score:
         right = _hello.answered(module(_hello.question()))
         return Score(right, "of the answer right", right == 1.0)
 
 
-RECIPE: Final = EmbRnnRecipe()
+RECIPE: Final = EmbRnnRecipe

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnx_models.checkpoint import CheckpointHeader
 from rnnx_models._recipe import Recipe
+from rnnx_models.checkpoint import CheckpointHeader
 from rnnx_runtime import RnnxError
 
 
@@ -28,7 +28,6 @@ class Epoch:
 
 def train(
     recipe: Recipe[Any],
-    config: Any,
     *,
     seed: int = 0,
     epochs: int | None = None,
@@ -39,7 +38,6 @@ def train(
     The same seed gives the same weights on the same machine. torch's global generator is set, and put back.
 
     Args:
-        config: of the recipe's config class.
         epochs: the recipe's own number when None.
         on_epoch: called after each epoch.
 
@@ -49,13 +47,13 @@ def train(
     epochs = recipe.epochs if epochs is None else epochs
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = recipe.build(config).train()
+        module = recipe.build().train()
         optimizer = recipe.optimizer(module)
         for number in range(1, epochs + 1):
             total, batches = 0.0, 0
-            for loss in recipe.losses(module, config):
+            for loss in recipe.losses(module):
                 if not torch.isfinite(loss):
-                    raise TrainingError(f"the loss is {loss.item()} in epoch {number}; nothing was saved: lower the learning rate")
+                    raise TrainingError(f"the loss is {loss.item()} in epoch {number}; lower the learning rate")
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -63,10 +61,10 @@ def train(
             on_epoch(Epoch(number, epochs, total / batches))
         module.eval()
         with torch.no_grad():
-            score = recipe.score(module, config)
+            score = recipe.score(module)
     header = CheckpointHeader(
         model=recipe.name,
-        config=dataclasses.asdict(config),
+        config=dataclasses.asdict(recipe.config),
         seed=seed,
         epochs=epochs,
         score=score.value,

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from rnnx_runtime._errors import InputError
 
 
-class CharCodec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="char", tag_field="kind", dict=True):
+class CharCodec(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="char", tag_field="kind", dict=True
+):
     """One token per Unicode code point: token `i` is `vocabulary[i]`. Text is taken as it is, without normalisation."""
 
     vocabulary: str

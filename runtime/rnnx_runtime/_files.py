@@ -1,5 +1,6 @@
 """Files: read once and whole, written whole or not at all."""
 
+import errno
 import os
 import stat
 import tempfile
@@ -26,17 +27,35 @@ def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
         raise ArtifactNotFoundError(f"no file at {os.fspath(path)}; make an artifact with `rnnx export`") from None
     except OSError as error:
         raise ArtifactError(f"cannot open {os.fspath(path)}: {error.strerror}") from None
-    with open(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             raise ArtifactError(f"{os.fspath(path)} is {kind}; give the path of an artifact, for example model.onnx")
         if status.st_size > limit:
             raise ArtifactError(f"{os.fspath(path)} has {status.st_size} bytes; at most {limit} are read")
-        try:
+        with open(descriptor, "rb", closefd=False) as file:
             return file.read()
-        except OSError as error:
-            raise ArtifactError(f"cannot read {os.fspath(path)}: {error.strerror}") from None
+    except OSError as error:
+        raise ArtifactError(f"cannot read {os.fspath(path)}: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Find out, before hours of work, that a file cannot be written at `path`.
+
+    Raises:
+        OSError: it is a folder, or the nearest folder above it that exists cannot be written or is none.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder; give the path of a file", str(target))
+    folder = next(parent for parent in target.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder; write somewhere else", str(folder))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "this folder cannot be written; write somewhere else", str(folder))
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
@@ -47,20 +66,20 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     Raises:
         OSError: the folder cannot be written, the disk is full, ...; what was at `path` is untouched.
     """
+    check_writable(path)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if target.is_dir():
-        raise IsADirectoryError(21, "is a folder; give the path of a file", str(target))
-    descriptor, temporary = tempfile.mkstemp(prefix=f"{_TEMPORARY}{target.name}-", dir=target.parent)
+    descriptor, name = tempfile.mkstemp(prefix=f"{_TEMPORARY}{target.name}-", dir=target.parent)
+    temporary = Path(name)
     try:
         with open(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(target)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink()
         raise
     _sync_folder(target.parent)
 

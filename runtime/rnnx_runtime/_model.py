@@ -121,8 +121,7 @@ class Model:
         feeds |= {spec.input: state[spec.name] for spec in self._manifest.states}
         found = self._session.run(self._fetches, feeds)
         outputs = {
-            name: np.ascontiguousarray(layout.batch_first(found[name], batch, steps))
-            for name, layout in self._outputs.items()
+            name: np.ascontiguousarray(layout.batch_first(found[name], batch, steps)) for name, layout in self._outputs.items()
         }
         return named_or_single(outputs), State(
             self._digest, batch, {spec.name: found[spec.output] for spec in self._manifest.states}

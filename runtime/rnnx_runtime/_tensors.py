@@ -44,7 +44,8 @@ class Layout:
         """A view of the graph's C-ordered `array` as `(B, T, *inner)`, or `(B, *inner)` where there is no time."""
         sizes = {BATCH: batch, TIME: steps}
         split = array.reshape([sizes[axis] if isinstance(axis, str) else axis for axis in self._axes])
-        return split.transpose(self._order)[(0,) * self._dropped]
+        view: NDArray[Any] = split.transpose(self._order)[(0,) * self._dropped]
+        return view
 
     def to_graph(self, array: NDArray[Any], steps: int) -> NDArray[Any]:
         """The graph's array, C-ordered, from a batch-first one."""

@@ -2,7 +2,7 @@
 
 from rnnx_runtime._artifact import Artifact, open_artifact
 from rnnx_runtime._codec import CharCodec, Codec
-from rnnx_runtime._files import write_atomic
+from rnnx_runtime._files import check_writable, write_atomic
 from rnnx_runtime._manifest import (
     BATCH,
     FORMAT_VERSION,
@@ -46,6 +46,7 @@ __all__ = [
     "Provenance",
     "StateSpec",
     "Zeros",
+    "check_writable",
     "open_artifact",
     "seal",
     "write_atomic",

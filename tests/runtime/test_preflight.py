@@ -1,0 +1,296 @@
+import numpy as np
+import pytest
+from tests.runtime import protobuf_writer as pb
+from tests.runtime.handmade import (
+    SEAL_SIZE,
+    running_sum,
+    running_sum_graph,
+    running_sum_manifest,
+    scan,
+    sealed_again,
+    step_body,
+    with_manifest,
+)
+
+from rnnx_runtime import ArtifactError, load
+from rnnx_runtime import _preflight as preflight
+from rnnx_runtime.artifact import MANIFEST_KEY, open_artifact, seal
+
+ZEROS = bytes(8)
+
+
+@pytest.fixture(scope="module")
+def char_rnn_data(golden):
+    return (golden / "char_rnn.onnx").read_bytes()
+
+
+def test_a_refused_file_never_reaches_onnxruntime(monkeypatch, char_rnn_data):
+    monkeypatch.setattr("rnnx_runtime._model.Session", lambda *arguments: pytest.fail("ONNX Runtime was given the file"))
+    for data in (
+        char_rnn_data[:-1],
+        running_sum(running_sum_graph(scan(), pb.node("Loop", ["y"], ["z"]))),
+        sealed_again(char_rnn_data, pb.field(7, running_sum_graph())),
+    ):
+        with pytest.raises(ArtifactError):
+            load(data)
+
+
+def test_the_walk_tells_what_the_graph_holds(char_rnn_data):
+    graph = open_artifact(char_rnn_data).graph
+    assert set(graph.inputs) == {"tokens", "rnn.l0.h", "rnn.l1.h"}
+    assert set(graph.outputs) == {"output", "rnn.l0.h.next", "rnn.l1.h.next"}
+    assert graph.operators["RNN"] == 2
+    assert set(graph.metadata) == {"rnnx.manifest", "rnnx.sha256"}
+    assert 13 <= graph.opset <= 24
+
+
+def test_a_plain_file_made_by_hand_passes_and_its_scan_body_is_counted():
+    graph = open_artifact(running_sum()).graph
+    assert graph.operators == {"Scan": 1, "Add": 1, "Identity": 1}
+    assert (graph.inputs, graph.outputs, graph.opset) == (("h", "x"), ("h.next", "y"), 20)
+
+
+@pytest.mark.parametrize(
+    "operator", ["Loop", "If", "SequenceMap", "RandomNormal", "StringNormalizer", "Bernoulli", "Optional", "lstm", "LSTM "]
+)
+def test_an_operator_that_is_not_on_the_list_is_refused(operator):
+    the_graph = running_sum_graph(scan(), pb.node(operator, ["y"], ["z"]))
+    with pytest.raises(ArtifactError, match=f"operator '{operator}' is not allowed in an artifact; see the runtime's list"):
+        open_artifact(running_sum(the_graph))
+
+
+def test_an_operator_that_is_not_on_the_list_is_refused_inside_a_scan_too():
+    body = step_body(pb.node("Add", ["before", "now"], ["after"]), pb.node("Loop", ["after"], ["answer"]))
+    with pytest.raises(ArtifactError, match="operator 'Loop' is not allowed"):
+        open_artifact(running_sum(running_sum_graph(scan(body=body))))
+
+
+def test_a_node_without_an_operator_is_refused():
+    with pytest.raises(ArtifactError, match="operator '' is not allowed"):
+        open_artifact(running_sum(running_sum_graph(scan(), pb.node("", ["y"], ["z"]))))
+
+
+@pytest.mark.parametrize("domain", ["com.microsoft", "ai.onnx.ml", "custom", "AI.ONNX"])
+def test_a_node_of_another_domain_is_refused(domain):
+    the_graph = running_sum_graph(scan(), pb.node("Identity", ["y"], ["z"], domain=domain))
+    with pytest.raises(ArtifactError, match=f"operator '{domain}::Identity' is not allowed"):
+        open_artifact(running_sum(the_graph))
+
+
+def test_the_last_name_of_an_operator_counts_as_it_does_in_protobuf():
+    hidden = pb.node("Identity", ["y"], ["z"]) + pb.field(4, "Loop")
+    with pytest.raises(ArtifactError, match="operator 'Loop' is not allowed"):
+        open_artifact(running_sum(running_sum_graph(scan(), hidden)))
+
+
+def test_the_standard_domain_may_be_written_out():
+    the_graph = running_sum_graph(scan(), pb.node("Identity", ["y"], ["z"], domain="ai.onnx"))
+    assert open_artifact(running_sum(the_graph)).graph.operators["Identity"] == 2
+
+
+@pytest.mark.parametrize("domain", ["com.microsoft", "ai.onnx.ml", "custom"])
+def test_importing_another_domain_is_refused_even_where_no_node_uses_it(domain):
+    with pytest.raises(ArtifactError, match=f"the operator domain '{domain}' is not allowed in an artifact"):
+        open_artifact(running_sum(opsets=pb.opset(20) + pb.opset(1, domain)))
+
+
+@pytest.mark.parametrize("version", [0, 1, 12, 25, 2**63])
+def test_an_opset_outside_the_range_is_refused(version):
+    with pytest.raises(ArtifactError, match=f"ONNX opset {version} is not read; 13 to 24 are"):
+        open_artifact(running_sum(opsets=pb.opset(version)))
+
+
+def test_a_file_that_names_no_opset_is_refused():
+    with pytest.raises(ArtifactError, match="ONNX opset 0 is not read"):
+        open_artifact(running_sum(opsets=b""))
+
+
+@pytest.mark.parametrize("version", [0, 3, 14, 2**64 - 1])
+def test_an_ir_version_outside_the_range_is_refused(version):
+    with pytest.raises(ArtifactError, match=f"ONNX IR version {version} is not read; 4 to 13 are"):
+        open_artifact(running_sum(ir_version=version))
+
+
+OUTSIDE = [
+    pb.field(13, pb.field(1, "location") + pb.field(2, "/etc/passwd")),
+    pb.field(14, 1),
+    pb.field(14, 0) + pb.field(14, 1),
+    pb.field(13, b""),
+]
+
+
+@pytest.mark.parametrize("outside", OUTSIDE)
+def test_weights_in_another_file_are_refused(outside):
+    weight = pb.tensor("w", [2], ZEROS, outside)
+    with pytest.raises(ArtifactError, match="the weights lie in another file; an artifact is one file"):
+        open_artifact(running_sum(running_sum_graph(weights=(weight,))))
+
+
+@pytest.mark.parametrize("outside", OUTSIDE)
+@pytest.mark.parametrize("number", [5, 10])
+def test_weights_in_another_file_are_refused_in_attributes(outside, number):
+    attribute = pb.field(1, "value") + pb.field(number, pb.tensor("w", [2], ZEROS, outside))
+    with pytest.raises(ArtifactError, match="the weights lie in another file"):
+        open_artifact(running_sum(running_sum_graph(scan(), pb.node("Constant", [], ["w"], [attribute]))))
+
+
+@pytest.mark.parametrize("outside", OUTSIDE)
+def test_weights_in_another_file_are_refused_in_the_body_of_a_scan(outside):
+    body = step_body() + pb.field(5, pb.tensor("w", [2], ZEROS, outside))
+    with pytest.raises(ArtifactError, match="the weights lie in another file"):
+        open_artifact(running_sum(running_sum_graph(scan(body=body))))
+
+
+def test_weights_inside_the_file_pass():
+    weight = pb.tensor("w", [2], ZEROS, pb.field(14, 0))
+    open_artifact(running_sum(running_sum_graph(weights=(weight,))))
+
+
+def test_weights_in_another_file_are_refused_in_a_real_artifact(char_rnn_data):
+    second = pb.field(7, pb.graph([], [], [], weights=[pb.tensor("w", [2], ZEROS, OUTSIDE[0])]))
+    content = second + char_rnn_data[:-SEAL_SIZE]
+    with pytest.raises(ArtifactError, match="the weights lie in another file"):
+        open_artifact(seal(content))
+
+
+def test_sparse_weights_are_refused():
+    with pytest.raises(ArtifactError, match="sparse weights are not allowed in an artifact"):
+        open_artifact(running_sum(running_sum_graph(extra=pb.field(15, b""))))
+
+
+@pytest.mark.parametrize("number", [22, 23])
+def test_sparse_weights_are_refused_in_attributes(number):
+    attribute = pb.field(1, "sparse_value") + pb.field(number, b"")
+    with pytest.raises(ArtifactError, match="sparse weights are not allowed in an artifact"):
+        open_artifact(running_sum(running_sum_graph(scan(), pb.node("Constant", [], ["w"], [attribute]))))
+
+
+def test_a_scan_inside_a_scan_is_refused():
+    inner = pb.node("Scan", ["before", "now"], ["after", "answer"], [pb.body("body", step_body())])
+    with pytest.raises(ArtifactError, match="Scan holds a graph of its own; only Scan may, and not inside another Scan"):
+        open_artifact(running_sum(running_sum_graph(scan(body=step_body(inner)))))
+
+
+@pytest.mark.parametrize("number", [6, 11])
+def test_a_graph_inside_another_operator_is_refused(number):
+    attribute = pb.field(1, "body") + pb.field(number, step_body())
+    with pytest.raises(ArtifactError, match="Identity holds a graph of its own; only Scan may"):
+        open_artifact(running_sum(running_sum_graph(scan(), pb.node("Identity", ["y"], ["z"], [attribute]))))
+
+
+def test_a_scan_with_a_list_of_graphs_is_refused():
+    attribute = pb.field(1, "bodies") + pb.field(11, step_body())
+    with pytest.raises(ArtifactError, match="Scan holds a graph of its own"):
+        open_artifact(running_sum(running_sum_graph(pb.node("Scan", ["h", "x"], ["h.next", "y"], [attribute]))))
+
+
+def test_two_graphs_in_one_file_are_refused(char_rnn_data):
+    with pytest.raises(ArtifactError, match="the file holds two graphs; an artifact has one"):
+        open_artifact(sealed_again(char_rnn_data, pb.field(7, running_sum_graph())))
+
+
+@pytest.mark.parametrize("number", [20, 25])
+def test_training_information_and_local_functions_are_refused(char_rnn_data, number):
+    with pytest.raises(ArtifactError, match="training information and local functions are not allowed"):
+        open_artifact(sealed_again(char_rnn_data, pb.field(number, b"")))
+
+
+def test_a_file_without_a_graph_is_refused():
+    with pytest.raises(ArtifactError, match="not an ONNX file: it holds no graph"):
+        open_artifact(seal(pb.field(1, 10) + pb.opset(20)))
+
+
+def test_a_file_without_a_manifest_is_refused():
+    with pytest.raises(ArtifactError, match="the file has a seal but no manifest; export the model again"):
+        open_artifact(seal(pb.model(running_sum_graph())))
+
+
+def test_a_file_with_two_manifests_is_refused(char_rnn_data):
+    second = pb.metadata(MANIFEST_KEY, running_sum_manifest().encode())
+    with pytest.raises(ArtifactError, match=r"metadata 'rnnx\.manifest' stands twice in the file"):
+        open_artifact(sealed_again(char_rnn_data, second))
+
+
+def test_metadata_of_others_is_left_alone(char_rnn_data):
+    graph = open_artifact(sealed_again(char_rnn_data, pb.metadata("author", "someone"))).graph
+    assert graph.metadata["author"] == "someone"
+
+
+def test_an_endless_metadata_entry_is_refused(monkeypatch):
+    monkeypatch.setattr(preflight, "_METADATA_LIMIT", 5000)
+    open_artifact(running_sum(None, pb.metadata("author", "a" * 5000)))
+    with pytest.raises(ArtifactError, match="a metadata entry has more than 5000 bytes"):
+        open_artifact(running_sum(None, pb.metadata("author", "a" * 5001)))
+
+
+def test_an_endless_graph_is_refused():
+    identity = pb.node("Identity", ["y"], ["z"])
+    inside = [scan(), *[identity] * 9_997]  # with the two nodes of the body: 10 000
+    assert sum(open_artifact(running_sum(running_sum_graph(*inside))).graph.operators.values()) == 10_000
+    with pytest.raises(ArtifactError, match="the graph has more than 10000 nodes"):
+        open_artifact(running_sum(running_sum_graph(*inside, identity)))
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        (b"hello, I am a text file\n", "not an ONNX file"),
+        (b"\x08", "it ends inside a number"),
+        (b"\x08\x80", "it ends inside a number"),
+        (b"\x08" + b"\xff" * 10, "a number is longer than 64 bits"),
+        (b"\x08" + b"\xff" * 9 + b"\x02", "a number is longer than 64 bits"),
+        (b"\x00\x01", "a field has the number 0"),
+        (b"\x3a\x05abc", "a field of 5 bytes where 3 are left"),
+        (b"\x3a" + b"\xff" * 9 + b"\x01", "a field of 18446744073709551615 bytes where 0 are left"),
+        (b"\x3b", "wire type 3 does not exist"),
+        (b"\x3c", "wire type 4 does not exist"),
+        (b"\x3f", "wire type 7 does not exist"),
+        (b"\x39abc", "a field of 8 bytes where 3 are left"),
+        (b"\x3dabc", "a field of 4 bytes where 3 are left"),
+        (b"\x38\x01", "a number stands where a message should"),
+        (pb.field(7, pb.field(1, pb.field(4, b"\xff"))), "a name is not valid UTF-8"),
+        (pb.field(7, pb.field(11, pb.field(1, b"\xff"))), "a name is not valid UTF-8"),
+        (pb.field(14, pb.field(1, b"\xff")), "a name is not valid UTF-8"),
+        (pb.field(8, pb.field(1, b"\xff")), "a name is not valid UTF-8"),
+    ],
+)
+def test_a_message_that_is_not_well_formed_is_refused(content, rule):
+    with pytest.raises(ArtifactError, match=rule):
+        preflight.inspect_graph(content)
+    if content != b"\x08":  # a cut number reads on into the seal
+        with pytest.raises(ArtifactError):
+            open_artifact(seal(content))
+
+
+def test_a_field_that_a_later_onnx_may_add_is_passed_over():
+    unknown = pb.field(900, 7) + pb.field(901, "text") + pb.varint(902 << 3 | 5) + bytes(4) + pb.varint(903 << 3 | 1) + ZEROS
+    open_artifact(running_sum(None, unknown))
+
+
+def test_the_manifest_and_the_graph_must_name_the_same_inputs(char_rnn_data, char_rnn):
+    data = with_manifest(char_rnn_data, char_rnn.manifest, lambda said: said["inputs"][0].update(name="token"))
+    with pytest.raises(
+        ArtifactError, match=r"the manifest names the inputs \['rnn.l0.h', 'rnn.l1.h', 'token'\], the graph has"
+    ):
+        open_artifact(data)
+
+
+def test_the_manifest_and_the_graph_must_name_the_same_outputs(char_rnn_data, char_rnn):
+    data = with_manifest(char_rnn_data, char_rnn.manifest, lambda said: said["states"].pop())
+    with pytest.raises(ArtifactError, match="the manifest names the inputs"):
+        open_artifact(data)
+    data = with_manifest(char_rnn_data, char_rnn.manifest, lambda said: said["states"][1].update(output="rnn.l2.h.next"))
+    with pytest.raises(ArtifactError, match="the manifest names the outputs .*rnn.l2.h.next.*, the graph has"):
+        open_artifact(data)
+
+
+def test_a_name_that_stands_twice_in_the_graph_is_refused():
+    twice = running_sum_graph() + pb.field(11, pb.value_info("x", ["seq_len", "batch", 2]))
+    with pytest.raises(ArtifactError, match="the manifest names the inputs"):
+        open_artifact(running_sum(twice))
+
+
+def test_the_file_made_by_hand_runs_when_nothing_is_wrong_with_it():
+    answer, state = load(running_sum()).run(np.ones((1, 3, 2), np.float32))
+    np.testing.assert_array_equal(answer, [[[1, 1], [2, 2], [3, 3]]])
+    np.testing.assert_array_equal(state["sum"], [[3, 3]])
