@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from rnnx_runtime._errors import ArtifactError
 from rnnx_runtime._files import read_regular
-from rnnx_runtime._manifest import MANIFEST_KEY, Manifest, check_names, decode_manifest
-from rnnx_runtime._preflight import SIZE_LIMIT, Graph, inspect_graph
+from rnnx_runtime._manifest import MANIFEST_KEY, Dimension, Manifest, decode_manifest
+from rnnx_runtime._preflight import SIZE_LIMIT, Graph, Value, inspect_graph
 from rnnx_runtime._seal import check_seal
 
 
@@ -43,5 +43,28 @@ def _check(data: bytes) -> Artifact:
     if text is None:
         raise ArtifactError("the file has a seal but no manifest; export the model again")
     manifest = decode_manifest(text)
-    check_names(manifest, graph.inputs, graph.outputs)
+    _check_contract(manifest, graph)
     return Artifact(data, digest, manifest, graph)
+
+
+def _check_contract(manifest: Manifest, graph: Graph) -> None:
+    """Refuse a manifest that says something else than the graph: names, types and sizes."""
+    inputs = {spec.name: (spec.dtype, spec.shape) for spec in manifest.inputs}
+    inputs |= {spec.input: (spec.dtype, spec.shape) for spec in manifest.states}
+    outputs = {spec.name: (spec.dtype, spec.shape) for spec in manifest.outputs}
+    outputs |= {spec.output: (spec.dtype, spec.shape) for spec in manifest.states}
+    for kind, said, found in (("inputs", inputs, graph.inputs), ("outputs", outputs, graph.outputs)):
+        names = sorted(value.name for value in found)
+        if names != sorted(said):
+            raise ArtifactError(f"the manifest names the {kind} {sorted(said)}, the graph has {names}")
+        for value in found:
+            dtype, shape = said[value.name]
+            if value.dtype != dtype or not _agree(shape, value):
+                raise ArtifactError(
+                    f"{value.name}: the manifest says {dtype} {list(shape)}, the graph has {value.dtype} {list(value.shape)}"
+                )
+
+
+def _agree(shape: tuple[Dimension, ...], value: Value) -> bool:
+    fixed = tuple(size if isinstance(size, int) else None for size in shape)
+    return fixed == value.shape

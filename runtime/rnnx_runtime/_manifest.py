@@ -6,7 +6,6 @@ strict: unknown keys, wrong types and unknown versions are refused.
 
 import math
 import re
-from collections.abc import Sequence
 from typing import Any, Final, Literal, Self
 
 import msgspec
@@ -216,16 +215,3 @@ def decode_manifest(text: str) -> Manifest:
         return msgspec.json.decode(text, type=Manifest)
     except (msgspec.DecodeError, RecursionError) as error:
         raise ArtifactError(f"the manifest is not valid: {error}") from None
-
-
-def check_names(manifest: Manifest, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-    """Refuse a manifest that speaks of other inputs and outputs than the graph has.
-
-    Raises:
-        ArtifactError: a name is missing on either side.
-    """
-    said_inputs = {tensor.name for tensor in manifest.inputs} | {state.input for state in manifest.states}
-    said_outputs = {tensor.name for tensor in manifest.outputs} | {state.output for state in manifest.states}
-    for kind, said, found in (("inputs", said_inputs, inputs), ("outputs", said_outputs, outputs)):
-        if said != set(found) or len(found) != len(said):
-            raise ArtifactError(f"the manifest names the {kind} {sorted(said)}, the graph has {sorted(found)}")

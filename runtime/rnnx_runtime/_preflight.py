@@ -21,6 +21,8 @@ _METADATA_LIMIT: Final = 16 * 2**20  # bytes of one metadata value
 _IR_VERSIONS: Final = range(4, 14)
 _OPSETS: Final = range(13, 25)
 
+_DTYPES: Final = {1: "float32", 6: "int32", 7: "int64", 9: "bool", 11: "float64"}  # TensorProto.DataType
+
 # Deterministic tensor operators of the standard ONNX domain. Left out on purpose: Loop and If (unbounded or hidden
 # work), sequences, optionals and strings, random numbers, and everything that reads another file.
 _OPERATORS: Final = frozenset(
@@ -40,11 +42,20 @@ _OPERATORS: Final = frozenset(
 
 
 @dataclass(frozen=True)
+class Value:
+    """An input or output as the graph declares it; an axis without a fixed size is None."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
 class Graph:
     """What the walk found; `operators` counts the nodes by type, bodies included."""
 
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+    inputs: tuple["Value", ...]
+    outputs: tuple["Value", ...]
     operators: Mapping[str, int]
     opset: int
     metadata: Mapping[str, str]
@@ -55,19 +66,19 @@ class _Walk:
     operators: Counter[str] = field(default_factory=Counter)
     nodes: int = 0
 
-    def graph(self, message: memoryview, *, body: bool = False) -> tuple[list[str], list[str]]:
-        """Walk one GraphProto; the names of its inputs and outputs."""
-        inputs: list[str] = []
-        outputs: list[str] = []
+    def graph(self, message: memoryview, *, body: bool = False) -> tuple[list[Value], list[Value]]:
+        """Walk one GraphProto; its inputs and outputs."""
+        inputs: list[Value] = []
+        outputs: list[Value] = []
         for number, value in fields(message):
             if number == 1:
                 self.node(_view(value), body=body)
             elif number == 5:
                 self.tensor(_view(value))
             elif number == 11:
-                inputs.append(_value_name(_view(value)))
+                inputs.append(_value(_view(value)))
             elif number == 12:
-                outputs.append(_value_name(_view(value)))
+                outputs.append(_value(_view(value)))
             elif number == 15:
                 raise ArtifactError("sparse weights are not allowed in an artifact; export the model again")
         return inputs, outputs
@@ -115,7 +126,7 @@ def inspect_graph(data: bytes) -> Graph:
         ArtifactError: the bytes are no ONNX model, or one that no exporter of ours would write.
     """
     walk = _Walk()
-    graph: tuple[list[str], list[str]] | None = None
+    graph: tuple[list[Value], list[Value]] | None = None
     opsets: dict[str, int] = {}
     metadata: dict[str, str] = {}
     ir_version = 0
@@ -161,8 +172,27 @@ def _text(value: memoryview) -> str:
         raise ArtifactError("not an ONNX file: a name is not valid UTF-8") from None
 
 
-def _value_name(message: memoryview) -> str:
-    return next((_text(_view(value)) for number, value in fields(message) if number == 1), "")
+def _value(message: memoryview) -> Value:
+    """A ValueInfoProto: name, and of its type the element type and the sizes."""
+    name, dtype = "", ""
+    shape: list[int | None] = []
+    for number, value in fields(message):
+        if number == 1:
+            name = _text(_view(value))
+        elif number == 2:
+            for kind, tensor in fields(_view(value)):
+                if kind != 1:
+                    raise ArtifactError(f"{name or 'an input or output'} is no tensor; an artifact's are")
+                for place, part in fields(_view(tensor)):
+                    if place == 1:
+                        dtype = _DTYPES.get(part, f"type {part}") if isinstance(part, int) else ""
+                    elif place == 2:
+                        shape = [_size(_view(axis)) for tag, axis in fields(_view(part)) if tag == 1]
+    return Value(name, dtype, tuple(shape))
+
+
+def _size(axis: memoryview) -> int | None:
+    return next((value for number, value in fields(axis) if number == 1 and isinstance(value, int)), None)
 
 
 def _opset(message: memoryview) -> tuple[str, int]:

@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from modules import LAYERS, CharRnn, Explicit, Hidden, example
+from tests.export.modules import LAYERS, CharRnn, Explicit, Hidden, example
 
 import rnnx
 from rnnx_runtime import load

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from modules import Explicit, Hidden, example
+from tests.export.modules import Explicit, Hidden, example
 
 import rnnx
 from rnnx import _lower, _operators, _torchscript

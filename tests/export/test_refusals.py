@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from modules import Explicit, Hidden, example
+from tests.export.modules import Explicit, Hidden, example
 from torch import nn
 
 import rnnx
@@ -101,7 +101,7 @@ def test_weights_that_are_not_finite(tmp_path):
 
 
 def test_a_codec_larger_than_the_embedding(tmp_path):
-    from modules import CharRnn
+    from tests.export.modules import CharRnn
 
     codec = CharCodec(vocabulary="abcde")
     refused(
