@@ -1,17 +1,17 @@
 """Which axis is batch and which is time: found by running the eager module at other sizes, never guessed.
 
-A recurrent layer says by itself where batch and time stand in what it is given (`batch_first`). So an input's axes are found
-by making them longer and looking at what the layers see; an output's by looking at what becomes longer.
+The sites of a module say how many steps they took and how large their states were. So an input's axes are found by making
+them longer and looking at what the sites see; an output's by looking at what becomes longer.
 """
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from rnnx._eager import EagerModule, RecurrentCall, Run
+from rnnx._eager import Run
 from rnnx._errors import LiftError
 from rnnx_runtime.artifact import BATCH, TIME, Dimension
 
@@ -29,8 +29,8 @@ class Axes:
 
     def resize(self, tensor: Tensor, batch: int, steps: int) -> Tensor:
         """`tensor` at another size, by repeating what it holds."""
-        tensor = _repeat(tensor, self.batch, batch)
-        return tensor if self.time is None else _repeat(tensor, self.time, steps)
+        tensor = repeat(tensor, self.batch, batch)
+        return tensor if self.time is None else repeat(tensor, self.time, steps)
 
     def between(self, tensor: Tensor, start: int, stop: int) -> Tensor:
         """Some of the steps; all of a tensor that has none."""
@@ -42,6 +42,14 @@ class Axes:
         if self.time is not None:
             sizes[self.time] = TIME
         return tuple(sizes)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Axes that let the module run at other sizes: of every input, and the batch axis of every state."""
+
+    inputs: dict[str, Axes]
+    states: tuple[int, ...]
 
 
 def has_time(shape: tuple[Dimension, ...]) -> bool:
@@ -66,50 +74,40 @@ def batch_first(tensor: Tensor, shape: tuple[Dimension, ...], batch: int, steps:
     return tensor.movedim(front, list(range(len(front))))
 
 
-def size_seen(eager: EagerModule, call: RecurrentCall) -> tuple[int, int]:
-    """The batch size and the number of steps that a recurrent layer was given."""
-    batch_axis = 0 if eager.layers[call.path].batch_first else 1
-    return call.x.shape[batch_axis], call.x.shape[1 - batch_axis]
-
-
-def find_input_axes(
+def find_axes(
     inputs: Mapping[str, Tensor],
-    size: tuple[int, int],
-    run: Callable[[Mapping[str, Tensor], int], Run],
-    seen: Callable[[RecurrentCall], tuple[int, int]],
-) -> dict[str, Axes]:
-    """The axes of every input.
+    states: Sequence[Tensor],
+    steps: int,
+    run: Callable[[Mapping[str, Tensor], Sequence[Tensor]], tuple[int, Sequence[Tensor]]],
+) -> Assignment:
+    """The axes of every input, and the batch axis of every state.
 
     Args:
         inputs: the example's, without states.
-        size: batch and steps that the layers see with them.
-        run: calls the module on other inputs, at a batch size.
-        seen: the batch and steps of one call of a layer.
+        states: as the sites saw them.
+        steps: that the sites took on the example.
+        run: calls the module on other inputs and zero states; the steps taken and the next states.
 
     Raises:
         LiftError: no assignment of axes lets the module run at another batch size and length.
     """
-    batch, steps = size
-    wanted = (batch + 1, steps + 2)
     reason = ""
-    choices = [_candidates(tensor, batch, steps) for tensor in inputs.values()]
-    for chosen in itertools.islice(itertools.product(*choices), _MOST_ASSIGNMENTS):
-        axes = dict(zip(inputs, chosen, strict=True))
-        if all(axis.time is None for axis in chosen):
-            continue
+    for chosen in itertools.islice(_assignments(inputs, states, steps), _MOST_ASSIGNMENTS):
+        batch = next(inputs[name].shape[axes.batch] for name, axes in chosen.inputs.items())
+        wanted = (batch + 1, steps + 2)
+        resized = {name: axes.resize(inputs[name], *wanted) for name, axes in chosen.inputs.items()}
+        zeros = [repeat(torch.zeros_like(s), axis, wanted[0]) for s, axis in zip(states, chosen.states, strict=True)]
         try:
-            found = run({name: axes[name].resize(tensor, *wanted) for name, tensor in inputs.items()}, wanted[0])
-        except LiftError:
-            raise
-        except Exception as error:
-            reason = reason or _first_line(error)
+            taken, following = run(resized, zeros)
+        except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:  # what shapes that don't fit raise
+            reason = reason or str(error).strip().split("\n", 1)[0]
             continue
-        if all(seen(call) == wanted for call in found.calls):
-            return axes
+        if taken == wanted[1] and [s.shape for s in following] == [s.shape for s in zeros]:
+            return chosen
     shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in inputs.items())
     raise LiftError(
-        f"no axes of {shapes} can be batch and time: the recurrent layers see a batch of {batch} and {steps} steps, but the "
-        f"module does not run with {wanted[0]} and {wanted[1]}" + (f" ({reason})" if reason else "")
+        f"no axes of {shapes} can be batch and time: the module takes {steps} steps on the example, but does not run on "
+        "one row and two steps more" + (f" ({reason})" if reason else "")
     )
 
 
@@ -138,16 +136,31 @@ def find_output_shapes(run_at: Callable[[int, int], Run]) -> dict[str, tuple[Dim
     return shapes
 
 
-def _candidates(tensor: Tensor, batch: int, steps: int) -> list[Axes]:
-    """Every pair of axes of the right sizes, those with a time axis first."""
-    batches = [axis for axis, size in enumerate(tensor.shape) if size == batch]
-    times = [axis for axis, size in enumerate(tensor.shape) if size == steps]
-    both = [Axes(b, t) for b in batches for t in times if b != t]
-    return both + [Axes(b, None) for b in batches]
-
-
-def _repeat(tensor: Tensor, axis: int, size: int) -> Tensor:
+def repeat(tensor: Tensor, axis: int, size: int) -> Tensor:
+    """`tensor` at another size along one axis, by repeating what it holds."""
     return tensor.index_select(axis, torch.arange(size) % tensor.shape[axis])
+
+
+def _assignments(inputs: Mapping[str, Tensor], states: Sequence[Tensor], steps: int) -> Iterator[Assignment]:
+    """Every assignment of the example's axes that gives one batch size; those where more inputs have a time axis first."""
+    choices = []
+    for tensor in inputs.values():
+        axes = range(tensor.ndim)
+        times = [axis for axis in axes if tensor.shape[axis] == steps]
+        choices.append([Axes(b, t) for t in times for b in axes if b != t] + [Axes(b, None) for b in axes])
+    for chosen in itertools.product(*choices):
+        sizes = {tensor.shape[axes.batch] for tensor, axes in zip(inputs.values(), chosen, strict=True)}
+        if len(sizes) != 1 or all(axes.time is None for axes in chosen):
+            continue
+        batch = sizes.pop()
+        for state_axes in itertools.product(*(_batch_axes(state, batch) for state in states)):
+            yield Assignment(dict(zip(inputs, chosen, strict=True)), state_axes)
+
+
+def _batch_axes(state: Tensor, batch: int) -> list[int]:
+    """Axes of the batch's size, the last but one first: states are mostly `(B, H)` or `(1, B, H)`."""
+    axes = [axis for axis in range(state.ndim) if state.shape[axis] == batch]
+    return sorted(axes, key=lambda axis: axis != state.ndim - 2)
 
 
 def _dimension(name: str, seen: tuple[int, ...]) -> Dimension:
@@ -169,7 +182,3 @@ def _flattening_order(shape: tuple[Dimension, ...], output: Tensor, row: Tensor)
     if torch.allclose(split, row, rtol=1e-3, atol=1e-4):
         return shape
     return tuple(f"{TIME}*{BATCH}" if i == axis else size for i, size in enumerate(shape))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]

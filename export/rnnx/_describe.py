@@ -63,10 +63,11 @@ def _shape(shape: tuple[Dimension, ...]) -> str:
 
 
 def _codec(codec: Codec | None) -> str:
-    if isinstance(codec, CharCodec):
-        shown = codec.vocabulary if len(codec.vocabulary) <= 40 else f"{codec.vocabulary[:40]}…"
-        return f"char, {len(codec.vocabulary)} symbols: {shown!r}"
-    return "none: takes and gives numbers"
+    if codec is None:
+        return "none: takes and gives numbers"
+    kind = "char" if isinstance(codec, CharCodec) else "one-hot"
+    shown = codec.vocabulary if len(codec.vocabulary) <= 40 else f"{codec.vocabulary[:40]}…"
+    return f"{kind}, {len(codec.vocabulary)} symbols: {shown!r}"
 
 
 def _parity(manifest: Manifest) -> str:

@@ -21,7 +21,6 @@ from rnnx._lower import lower
 from rnnx._parity import ParityReport, prove
 from rnnx_runtime import load
 from rnnx_runtime.artifact import (
-    BATCH,
     FORMAT_VERSION,
     MANIFEST_KEY,
     Array,
@@ -105,7 +104,7 @@ def export(
     manifest = _manifest(lift, module, codec, name or type(module).__name__)
     report = prove(lift, load(_sealed(model, manifest)), script)
     if not report.passed:
-        raise ParityError(f"the exported model differs from {lift.eager.name}; nothing was written\n{report.table()}")
+        raise ParityError(f"the exported model differs from {lift.name}; nothing was written\n{report.table()}")
     progress("seal")
     manifest = msgspec.structs.replace(manifest, parity=report.summary())
     data = _sealed(model, manifest)
@@ -171,8 +170,8 @@ def _manifest(lift: Lift, module: nn.Module, codec: Codec | None, name: str) -> 
             input=slot.name,
             output=f"{slot.name}.next",
             dtype="float32",
-            shape=(1, BATCH, slot.size),
-            batch_axis=1,
+            shape=slot.shape,
+            batch_axis=slot.batch_axis,
             init=Zeros() if slot.initial is None else Constant(value=Array.of(slot.initial.numpy())),
         )
         for slot in lift.states
@@ -185,13 +184,13 @@ def _manifest(lift: Lift, module: nn.Module, codec: Codec | None, name: str) -> 
         states=states,
         streamable=lift.not_streamable_because is None,
         not_streamable_because=lift.not_streamable_because,
-        lowering="recurrent",
+        lowering=lift.lowering,
         precision="float32",
         codec=codec,
         golden=_golden(lift),
         provenance=Provenance(
             module=type(module).__qualname__,
-            weights_sha256=_weights_digest(lift.eager.module),
+            weights_sha256=_weights_digest(lift.sited.eager.module),
             versions={package: version(package) for package in ("rnnx", "torch", "onnx", "onnxscript", "onnxruntime")},
         ),
     )
@@ -213,7 +212,7 @@ def _input(name: str, example: Tensor, shape: Any, vocabulary_size: int | None, 
 
 def _golden(lift: Lift) -> GoldenTrace:
     inputs = lift.sample(1, _GOLDEN_STEPS, torch.Generator().manual_seed(4))
-    states = lift.initial_states(1)
+    states = lift.initial_states(inputs)
     outputs, following = lift.run(inputs, states)
 
     def arrays(tensors: dict[str, Tensor]) -> dict[str, Array]:

@@ -1,59 +1,85 @@
 """The lifted module: the caller's code, with its states as arguments and results."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from rnnx._eager import EagerModule, kinds, named_tensors
+from rnnx._eager import EagerModule, named_tensors
 from rnnx._lift import Lift
+from rnnx._sites import Call, LayerSite, Site
 
 
 class LiftedModule(nn.Module, ABC):
     """A module with its states as arguments and results: `(*inputs, *states) -> (*outputs, *next states)`.
 
-    The recurrent layers of a copy get a `forward` that takes the state from here and hands the next one back; everything
-    else is the caller's code. The subclass says how a layer computes.
+    The sites of a copy get a `forward` that takes the state from here and hands the next one back; everything else is the
+    caller's code. The subclass says how a recurrent layer computes. Where there are cells, one step is all it can take.
     """
 
     def __init__(self, lift: Lift) -> None:
         super().__init__()
-        copied = EagerModule(lift.eager.module)
-        self.module = copied.module
+        self.module = EagerModule(lift.sited.eager.module).module
         self._lift = lift
         self._given: dict[str, list[Tensor]] = {}
         self._next: dict[str, list[Tensor]] = {}
-        for path, layer in copied.layers.items():
-            object.__setattr__(layer, "forward", self._lifted_forward(path, layer))
+        layers = {site.path for site in lift.sited.sites if isinstance(site, LayerSite)}
+        for path, layer in self.module.named_modules():
+            if isinstance(layer, nn.RNNBase) and path not in layers:
+                object.__setattr__(layer, "forward", self._inner_forward(layer))
+        for site in lift.sited.sites:
+            submodule = self.module.get_submodule(site.path)
+            compute = self._layer_forward(site) if isinstance(site, LayerSite) else self._cell_forward(site, submodule.forward)
+            object.__setattr__(submodule, "forward", compute)
 
     @abstractmethod
-    def compute(self, layer: nn.RNNBase, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def compute(self, layer: nn.RNNBase, x: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """One recurrent layer: `x` in its own layout, states `(1, B, H)` ordered by layer, then kind."""
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         lift = self._lift
-        count = len(lift.inputs)
-        inputs = {spec.name: tensor for spec, tensor in zip(lift.inputs, tensors[:count], strict=True)}
-        for slot, state in zip(lift.states, tensors[count:], strict=True):
-            self._given.setdefault(slot.path, []).append(state)
-        args, kwargs = lift.arguments_for(inputs)
+        inputs = {spec.name: tensor for spec, tensor in zip(lift.inputs, tensors, strict=False)}
+        states = iter(tensors[len(lift.inputs) :])
+        self._given = {site.path: [next(states) for _ in site.names] for site in lift.sited.sites}
+        self._next = {}
+        args, kwargs = lift.arguments(inputs)
         try:
             found = named_tensors(self.module(*args, **kwargs))
-            return (
-                *(found[name] for name in lift.outputs),
-                *(state for path in lift.eager.layers for state in self._next[path]),
-            )
+            following = [state for site in lift.sited.sites for state in self._next[site.path]]
+            return (*(found[name] for name in lift.outputs), *following)
         finally:
-            self._given.clear()
-            self._next.clear()
+            self._given, self._next = {}, {}
 
-    def _lifted_forward(self, path: str, layer: nn.RNNBase) -> Any:
+    def _layer_forward(self, site: LayerSite) -> Any:
+        layer = self.module.get_submodule(site.path)
+        assert isinstance(layer, nn.RNNBase)
+
         def forward(input: Tensor, hx: object = None) -> tuple[Tensor, Any]:
-            y, following = self.compute(layer, input, self._given[path])
-            self._next[path] = following
-            count = len(kinds(layer))
-            stacked = tuple(torch.cat(following[kind::count]) for kind in range(count))
-            return y, stacked if isinstance(layer, nn.LSTM) else stacked[0]
+            y, following = self.compute(layer, input, self._given[site.path])
+            self._next[site.path] = following
+            return y, site.stack(following)
+
+        return forward
+
+    def _inner_forward(self, layer: nn.RNNBase) -> Any:
+        """A layer that is, or is inside, a cell: its state comes and goes through the cell."""
+        site = LayerSite("", layer)
+
+        def forward(input: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
+            given = site.given(Call("", (input, hx), {}, None))
+            batch = input.shape[0 if layer.batch_first else 1]
+            states = [input.new_zeros(1, batch, layer.hidden_size) if state is None else state for state in given]
+            y, following = self.compute(layer, input, states)
+            return y, site.stack(following)
+
+        return forward
+
+    def _cell_forward(self, site: Site, original: Any) -> Any:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            given, keywords = site.give(args, kwargs, self._given[site.path])
+            returned = original(*given, **keywords)
+            self._next[site.path] = site.take(returned)
+            return returned
 
         return forward

@@ -1,14 +1,22 @@
-"""Lower: from the lifted module to an ONNX graph that keeps each recurrence one node."""
+"""Lower: from the lifted module to an ONNX graph that keeps each recurrence a recurrence.
+
+Recurrent layers become one ONNX node each. Where there are cells, one step is traced, and a Scan takes it over time.
+"""
+
+from collections.abc import Sequence
+from typing import Any
 
 import onnx
 import onnx_ir as ir
 import torch
+from torch import Tensor, nn
 from torch.export import Dim
 
 from rnnx._errors import ExportError
 from rnnx._lift import Lift
 from rnnx._operators import TRANSLATIONS, OperatorModule
 from rnnx._quiet import quiet
+from rnnx._scan import scan_over_time
 from rnnx._tidy import tidy
 from rnnx_runtime.artifact import BATCH, TIME
 
@@ -21,27 +29,48 @@ def lower(lift: Lift) -> onnx.ModelProto:
     Raises:
         ExportError: torch cannot trace the module.
     """
+    scanned = lift.lowering == "scan"
+    sampled = lift.sample(2, 1 if scanned else 3, torch.Generator().manual_seed(0))
+    inputs = {spec.name: sampled[spec.name] for spec in lift.inputs}
+    states = {slot.name: torch.zeros(slot.at(2)) for slot in lift.states}
     batch, steps = Dim(BATCH), Dim(TIME)
-    inputs = lift.sample(2, 3, torch.Generator().manual_seed(0))
-    states = lift.initial_states(2)
-    shapes = [{spec.axes.batch: batch} | ({} if spec.axes.time is None else {spec.axes.time: steps}) for spec in lift.inputs]
+    shapes: list[dict[int, Any]] = []
+    for spec in lift.inputs:
+        shapes.append({spec.axes.batch: batch})
+        if spec.axes.time is not None and not scanned:
+            shapes[-1][spec.axes.time] = steps
+    shapes += [{slot.batch_axis: batch} for slot in lift.states]
+    model = _trace(
+        lift,
+        OperatorModule(lift),
+        (*inputs.values(), *states.values()),
+        shapes,
+        [*inputs, *states],
+        [*lift.outputs, *(f"{name}.next" for name in states)],
+    )
+    return ir.to_proto(tidy(scan_over_time(model, lift) if scanned else model))
+
+
+def _trace(
+    lift: Lift, module: nn.Module, example: tuple[Tensor, ...], shapes: Sequence[Any], inputs: list[str], outputs: list[str]
+) -> ir.Model:
     with quiet():
         try:
             program = torch.onnx.export(
-                OperatorModule(lift).eval(),
-                tuple(inputs.values()) + tuple(states.values()),
+                module.eval(),
+                example,
                 dynamo=True,
-                dynamic_shapes=((*shapes, *({1: batch} for _ in states)),),
-                input_names=[*inputs, *states],
-                output_names=[*lift.outputs, *(f"{name}.next" for name in states)],
+                dynamic_shapes=(tuple(shapes),),
+                input_names=inputs,
+                output_names=outputs,
                 opset_version=OPSET,
                 custom_translation_table=TRANSLATIONS,
                 verbose=False,
             )
         except Exception as error:
-            raise ExportError(f"torch cannot trace {lift.eager.name}: {_reason(error)}") from error
+            raise ExportError(f"torch cannot trace {lift.name}: {_reason(error)}") from error
     assert program is not None
-    return ir.to_proto(tidy(program.model))
+    return program.model
 
 
 def _reason(error: BaseException) -> str:

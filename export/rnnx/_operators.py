@@ -7,7 +7,7 @@ the ONNX node RNN, LSTM or GRU.
 Gate orders: https://github.com/onnx/onnx/blob/main/docs/Operators.md (LSTM iofc, GRU zrh); torch has ifgo and rzn.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
@@ -73,21 +73,19 @@ class OperatorModule(LiftedModule):
 
     def __init__(self, lift: Lift) -> None:
         super().__init__(lift)
-        for path in lift.eager.layers:
-            layer = self.module.get_submodule(path)
-            assert isinstance(layer, nn.RNNBase)
+        for layer in [layer for layer in self.module.modules() if isinstance(layer, nn.RNNBase)]:
             for number in range(layer.num_layers):
                 for name, weight in _packed(layer, number).items():
                     layer.register_buffer(f"{name}{number}", weight)
 
-    def compute(self, layer: nn.RNNBase, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def compute(self, layer: nn.RNNBase, x: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         activation = "Relu" if layer.mode == "RNN_RELU" else "Tanh"
         count = len(states) // layer.num_layers
         y = x.transpose(0, 1) if layer.batch_first else x  # (T, B, F)
         following: list[Tensor] = []
         for number in range(layer.num_layers):
             weights = [getattr(layer, f"{name}{number}", None) for name in ("onnx_w", "onnx_r", "onnx_b")]
-            given = states[number * count : (number + 1) * count]
+            given = list(states[number * count : (number + 1) * count])
             y, *found = recurrent(y, given, *weights, _operator(layer), activation)
             following += found
         return y.transpose(0, 1) if layer.batch_first else y, following

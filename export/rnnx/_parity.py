@@ -116,7 +116,8 @@ def _sizes(lift: Lift) -> list[tuple[int, int]]:
 def _grid(lift: Lift) -> Iterator[tuple[int, int, str, dict[str, Tensor], dict[str, Tensor]]]:
     generator = torch.Generator().manual_seed(0)
     for batch, steps in _sizes(lift):
-        yield batch, steps, "initial", lift.sample(batch, steps, generator), lift.initial_states(batch)
+        inputs = lift.sample(batch, steps, generator)
+        yield batch, steps, "initial", inputs, lift.initial_states(inputs)
         yield batch, steps, "random", lift.sample(batch, steps, generator), _random_states(lift, batch, generator)
 
 
@@ -168,7 +169,7 @@ def _stepping(lift: Lift, model: Model) -> Iterator[Case]:
             stream.restore(_state(model, states))
             parts = []
             for start, stop in itertools.pairwise(bounds):
-                part = _given(lift, {s.name: s.axes.between(inputs[s.name], start, stop) for s in lift.inputs})
+                part = _given(lift, lift.chunk(inputs, start, stop))
                 if check == "chunks":
                     parts.append(_answers(lift, stream.feed(part)))
                 else:
@@ -228,7 +229,7 @@ def _compare(found: Arrays, expected: Arrays) -> tuple[float, bool]:
 
 
 def _random_states(lift: Lift, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
-    return {slot.name: torch.rand(1, batch, slot.size, generator=generator) * 2 - 1 for slot in lift.states}
+    return {slot.name: torch.rand(slot.at(batch), generator=generator) * 2 - 1 for slot in lift.states}
 
 
 def _state(model: Model, states: Mapping[str, Tensor]) -> State:

@@ -5,27 +5,28 @@ the same. Our runtime never loads it.
 """
 
 import io
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rnnx._eager import kinds
+from rnnx._axes import has_time
 from rnnx._errors import ExportError
 from rnnx._lift import Lift
 from rnnx._lifted import LiftedModule
 from rnnx._quiet import quiet
-from rnnx_runtime.artifact import MANIFEST_KEY, Manifest
+from rnnx._sites import LayerSite
+from rnnx_runtime.artifact import BATCH, MANIFEST_KEY, TIME, Manifest
 
 
 class NativeModule(LiftedModule):
     """The lifted module on torch's own recurrent layers."""
 
-    def compute(self, layer: nn.RNNBase, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        count = len(kinds(layer))
-        stacked = tuple(torch.cat(states[kind::count]) for kind in range(count))  # (L, B, H) per kind
-        y, following = type(layer).forward(layer, x, stacked if count == 2 else stacked[0])
-        found = following if count == 2 else (following,)
-        return y, [found[kind][number : number + 1] for number in range(layer.num_layers) for kind in range(count)]
+    def compute(self, layer: nn.RNNBase, x: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        site = LayerSite("", layer)
+        returned = type(layer).forward(layer, x, site.stack(states))
+        return returned[0], site.take(returned)
 
 
 def trace(lift: Lift) -> torch.jit.ScriptModule:
@@ -34,17 +35,18 @@ def trace(lift: Lift) -> torch.jit.ScriptModule:
     Raises:
         ExportError: this torch refuses.
     """
-    inputs = lift.sample(2, 3, torch.Generator().manual_seed(0))
+    scanned = lift.lowering == "scan"
+    sampled = lift.sample(2, 1 if scanned else 3, torch.Generator().manual_seed(0))
+    example = (*(sampled[spec.name] for spec in lift.inputs), *(torch.zeros(slot.at(2)) for slot in lift.states))
     with quiet(), torch.no_grad():
         try:
-            example = tuple(inputs.values()) + tuple(lift.initial_states(2).values())
-            script: torch.jit.ScriptModule = torch.jit.trace(  # type: ignore[no-untyped-call]
+            traced: torch.jit.ScriptModule = torch.jit.trace(  # type: ignore[no-untyped-call]
                 NativeModule(lift).eval(), example, check_trace=False
             )
+            return _loop(traced, lift) if scanned else traced
         except Exception as error:
             reason = str(error).strip().split("\n", 1)[0]
-            raise ExportError(f"torch {torch.__version__} cannot make TorchScript of {lift.eager.name}: {reason}") from error
-    return script
+            raise ExportError(f"torch {torch.__version__} cannot make TorchScript of {lift.name}: {reason}") from error
 
 
 def serialise(script: torch.jit.ScriptModule, manifest: Manifest) -> bytes:
@@ -53,3 +55,41 @@ def serialise(script: torch.jit.ScriptModule, manifest: Manifest) -> bytes:
     with quiet():
         torch.jit.save(script, buffer, _extra_files={MANIFEST_KEY: manifest.encode()})
     return buffer.getvalue()
+
+
+def _loop(step: torch.jit.ScriptModule, lift: Lift) -> torch.jit.ScriptModule:
+    """A traced step, taken over time by a loop written in TorchScript's own language."""
+    inputs = [f"x{i}" for i in range(len(lift.inputs))]
+    states = [f"s{i}" for i in range(len(lift.states))]
+    answers = [f"y{i}" for i in range(len(lift.outputs))]
+    pieces, clock = [], ""
+    for name, spec in zip(inputs, lift.inputs, strict=True):
+        if spec.axes.time is not None:
+            clock = clock or f"{name}.size({spec.axes.time})"
+            pieces.append(f"{name}.narrow({spec.axes.time}, t, 1)")
+        else:
+            pieces.append(name)
+    joined = []
+    for name, shape in zip(answers, lift.outputs.values(), strict=True):
+        flat = next((axis for axis, size in enumerate(shape) if isinstance(size, str) and "*" in size), None)
+        if not has_time(shape):
+            joined.append(f"all_{name}[-1]")
+        elif flat is None:
+            joined.append(f"torch.cat(all_{name}, {shape.index(TIME)})")
+        else:
+            place = flat + 1 if shape[flat] == f"{BATCH}*{TIME}" else flat
+            joined.append(f"torch.stack(all_{name}, {place}).flatten({flat}, {flat + 1})")
+    lines = [
+        f"def forward(self, {', '.join(f'{name}: Tensor' for name in (*inputs, *states))}):",
+        *(f"    all_{name}: List[Tensor] = []" for name in answers),
+        f"    for t in range({clock}):",
+        f"        {', '.join((*answers, *states))} = self.step({', '.join((*pieces, *states))})",
+        *(f"        all_{name}.append({name})" for name in answers),
+        f"    return {', '.join((*joined, *states))}",
+    ]
+    holder = nn.Module()
+    holder.step = step
+    looped: Any = torch.jit.script(holder)
+    looped.define("\n".join([*lines, ""]))
+    script: torch.jit.ScriptModule = looped
+    return script

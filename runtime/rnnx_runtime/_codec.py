@@ -1,8 +1,10 @@
-"""Codecs: how text becomes tokens and back.
+"""Codecs: how text becomes what a model takes, and how its answer becomes text.
 
-A codec is data in the manifest, never code: it is decoded strictly and validated before it is used.
+A codec is data in the manifest, never code: it is decoded strictly and validated before it is used. Text is taken as it
+is, one symbol per Unicode code point, without normalisation.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -14,10 +16,8 @@ from numpy.typing import NDArray
 from rnnx_runtime._errors import InputError
 
 
-class CharCodec(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="char", tag_field="kind", dict=True
-):
-    """One token per Unicode code point: token `i` is `vocabulary[i]`. Text is taken as it is, without normalisation."""
+class _VocabularyCodec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", dict=True):
+    """Base of the codecs with a vocabulary: token `i` is the character `vocabulary[i]`."""
 
     vocabulary: str
 
@@ -28,11 +28,15 @@ class CharCodec(
             twice = next(c for c in self.vocabulary if self.vocabulary.count(c) > 1)
             raise ValueError(f"the vocabulary has {twice!r} twice")
 
-    @cached_property
-    def _tokens(self) -> dict[str, int]:
-        return {char: token for token, char in enumerate(self.vocabulary)}
+    @abstractmethod
+    def encode(self, text: str) -> NDArray[Any]:
+        """What the model takes for `text`, one row per character.
 
-    def encode(self, text: str) -> NDArray[np.int64]:
+        Raises:
+            InputError: a character is not in the vocabulary.
+        """
+
+    def tokens(self, text: str) -> NDArray[np.int64]:
         """The tokens of `text`: int64, shape `(T,)`.
 
         Raises:
@@ -44,8 +48,7 @@ class CharCodec(
             position, char = next((i, c) for i, c in enumerate(text) if c not in self._tokens)
             shown = self.vocabulary if len(self.vocabulary) <= 40 else self.vocabulary[:40] + "…"
             raise InputError(
-                f"character {char!r} at position {position} is not in the model's vocabulary of "
-                f"{len(self.vocabulary)}: {shown!r}"
+                f"character {char!r} at position {position} is not in the model's vocabulary of {len(self.vocabulary)}: {shown!r}"
             ) from None
 
     def decode(self, tokens: Sequence[int] | NDArray[Any]) -> str:
@@ -61,5 +64,23 @@ class CharCodec(
             pieces.append(self.vocabulary[token])
         return "".join(pieces)
 
+    @cached_property
+    def _tokens(self) -> dict[str, int]:
+        return {char: token for token, char in enumerate(self.vocabulary)}
 
-Codec = CharCodec
+
+class CharCodec(_VocabularyCodec, frozen=True, tag="char"):
+    """The model takes tokens: int64, shape `(T,)`."""
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        return self.tokens(text)
+
+
+class OneHotCodec(_VocabularyCodec, frozen=True, tag="one_hot"):
+    """The model takes one-hot rows: float32, shape `(T, V)`."""
+
+    def encode(self, text: str) -> NDArray[np.float32]:
+        return np.eye(len(self.vocabulary), dtype=np.float32)[self.tokens(text)]
+
+
+Codec = CharCodec | OneHotCodec

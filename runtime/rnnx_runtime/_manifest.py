@@ -171,7 +171,7 @@ class Manifest(_Strict, frozen=True):
     outputs: tuple[Output, ...]
     states: tuple[StateSpec, ...]
     streamable: bool
-    lowering: Literal["recurrent"]
+    lowering: Literal["recurrent", "scan"]
     precision: Literal["float32", "float64"]
     provenance: Provenance
     golden: GoldenTrace

@@ -140,8 +140,8 @@ class Model:
         steps = {name: array[:, 0] if self._outputs[name].has_time else array for name, array in answers.items()}
         return named_or_single(steps), state
 
-    def encode(self, text: str) -> NDArray[np.int64]:
-        """The tokens of `text`, shape `(T,)`.
+    def encode(self, text: str) -> NDArray[Any]:
+        """What the model takes for `text`, one row per character: tokens `(T,)`, or one-hot `(T, V)`.
 
         Raises:
             InputError: the artifact has no text codec, or a character is not in its vocabulary.
@@ -162,11 +162,11 @@ class Model:
         """
         if not isinstance(sequence, str):
             return self.run(sequence)[0]
-        tokens = self.encode(sequence)
+        chunk = self.encode(sequence)[None]  # (B=1, T) or (B=1, T, V)
         logits = [spec.name for spec in self._manifest.outputs if spec.role == "logits" and self._outputs[spec.name].has_time]
         if self._manifest.codec is None or len(logits) != 1:
-            raise InputError("this artifact does not answer in text; give an array of tokens instead")
-        answer = self.run(tokens[None])[0]
+            raise InputError("this artifact does not answer in text; give an array instead")
+        answer = self.run(chunk)[0]
         scores = answer[logits[0]] if isinstance(answer, dict) else answer  # (1, T, V)
         return self._manifest.codec.decode(scores[0].argmax(axis=-1))
 
