@@ -1,5 +1,6 @@
 """`rnnx.export`: lift, lower, prove, seal, write. Nothing is written before everything is proven."""
 
+import base64
 import hashlib
 import os
 from collections.abc import Callable
@@ -16,21 +17,26 @@ from torch import Tensor, nn
 from rnnx import _torchscript
 from rnnx._axes import has_time
 from rnnx._errors import ExportError, ParityError
-from rnnx._lift import Lift
-from rnnx._lower import lower
+from rnnx._lift import Lift, LiftedInput, StateSlot
+from rnnx._lower import lower, lower_initial
 from rnnx._parity import ParityReport, prove
 from rnnx_runtime import load
 from rnnx_runtime.artifact import (
     FORMAT_VERSION,
+    INITIAL_KEY,
     MANIFEST_KEY,
     Array,
+    CharCodec,
     Codec,
+    Computed,
     Constant,
     GoldenTrace,
     Input,
     Manifest,
+    OneHotCodec,
     Output,
     Provenance,
+    Sampling,
     StateSpec,
     Zeros,
     check_writable,
@@ -69,6 +75,7 @@ def export(
     path: str | os.PathLike[str] = "artifacts/model.onnx",
     *,
     codec: Codec | None = None,
+    sampling: Sampling | None = None,
     name: str | None = None,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Exported:
@@ -85,6 +92,7 @@ def export(
             2 and more in batch and time let the axes be told apart.
         path: of the artifact; TorchScript goes beside it as `.pt`, the parity report as `.parity.json`.
         codec: how text becomes tokens, so that the artifact answers text.
+        sampling: how the artifact answers with text of its own: what it is told first, and what ends its answer.
         name: of the model in the manifest; the module's class by default.
         progress: called with the name of each stage as it begins.
 
@@ -97,17 +105,20 @@ def export(
     target = _checked_path(path)
     progress("lift")
     lift = Lift(module, example)
+    if codec is not None:
+        _check_codec(lift, codec)
     progress("lower")
     model = lower(lift)
+    initial = lower_initial(lift) if lift.conditions else None
     script, refused = _try_torchscript(lift)
     progress("prove")
-    manifest = _manifest(lift, module, codec, name or type(module).__name__)
-    report = prove(lift, load(_sealed(model, manifest)), script)
+    manifest = _manifest(lift, module, codec, sampling, name or type(module).__name__)
+    report = prove(lift, load(_sealed(model, initial, manifest)), script)
     if not report.passed:
         raise ParityError(f"the exported model differs from {lift.name}; nothing was written\n{report.table()}")
     progress("seal")
     manifest = msgspec.structs.replace(manifest, parity=report.summary())
-    data = _sealed(model, manifest)
+    data = _sealed(model, initial, manifest)
     proven = load(data)
     script_path = None if script is None else target.with_suffix(".pt")
     report_path = target.with_suffix(".parity.json")
@@ -143,18 +154,21 @@ def _try_torchscript(lift: Lift) -> tuple[torch.jit.ScriptModule | None, str | N
         return None, str(error)
 
 
-def _sealed(model: onnx.ModelProto, manifest: Manifest) -> bytes:
-    """The artifact's bytes: the graph with this manifest, checked, and sealed."""
+def _sealed(model: onnx.ModelProto, initial: onnx.ModelProto | None, manifest: Manifest) -> bytes:
+    """The artifact's bytes: the graph with this manifest, and perhaps a second graph, checked and sealed."""
     described = onnx.ModelProto()
     described.CopyFrom(model)
     described.metadata_props.add(key=MANIFEST_KEY, value=manifest.encode())
+    if initial is not None:
+        onnx.checker.check_model(initial, full_check=True)
+        text = base64.b64encode(initial.SerializeToString(deterministic=True)).decode()
+        described.metadata_props.add(key=INITIAL_KEY, value=text)
     onnx.checker.check_model(described, full_check=True)
     return seal(described.SerializeToString(deterministic=True))
 
 
-def _manifest(lift: Lift, module: nn.Module, codec: Codec | None, name: str) -> Manifest:
+def _manifest(lift: Lift, module: nn.Module, codec: Codec | None, sampling: Sampling | None, name: str) -> Manifest:
     symbols = len(codec.vocabulary) if codec is not None else None
-    inputs = tuple(_input(spec.name, spec.example, spec.shape, spec.vocabulary_size, symbols) for spec in lift.inputs)
     outputs = tuple(
         Output(
             name=output,
@@ -172,14 +186,15 @@ def _manifest(lift: Lift, module: nn.Module, codec: Codec | None, name: str) -> 
             dtype="float32",
             shape=slot.shape,
             batch_axis=slot.batch_axis,
-            init=Zeros() if slot.initial is None else Constant(value=Array.of(slot.initial.numpy())),
+            init=_init(slot),
         )
         for slot in lift.states
     )
     return Manifest(
         format_version=FORMAT_VERSION,
         name=name,
-        inputs=inputs,
+        inputs=tuple(_input(spec, codec) for spec in lift.inputs),
+        conditions=tuple(_input(spec, None) for spec in lift.conditions),
         outputs=outputs,
         states=states,
         streamable=lift.not_streamable_because is None,
@@ -187,6 +202,7 @@ def _manifest(lift: Lift, module: nn.Module, codec: Codec | None, name: str) -> 
         lowering=lift.lowering,
         precision="float32",
         codec=codec,
+        sampling=sampling,
         golden=_golden(lift),
         provenance=Provenance(
             module=type(module).__qualname__,
@@ -196,18 +212,39 @@ def _manifest(lift: Lift, module: nn.Module, codec: Codec | None, name: str) -> 
     )
 
 
-def _input(name: str, example: Tensor, shape: Any, vocabulary_size: int | None, symbols: int | None) -> Input:
-    dtype: Any = str(example.dtype).removeprefix("torch.")
+def _init(slot: StateSlot) -> Zeros | Constant | Computed:
+    if slot.computed:
+        return Computed()
+    return Zeros() if slot.initial is None else Constant(value=Array.of(slot.initial.numpy()))
+
+
+def _input(spec: LiftedInput, codec: Codec | None) -> Input:
+    dtype: Any = str(spec.example.dtype).removeprefix("torch.")
     if dtype not in ("float32", "int32", "int64", "bool"):
-        raise ExportError(f"{name} is {dtype}; an artifact takes float32, int32, int64 or bool: convert the example")
-    integers = not example.is_floating_point() and dtype != "bool"
-    if symbols is not None and integers and vocabulary_size is not None and symbols > vocabulary_size:
-        raise ExportError(f"the codec has {symbols} symbols, but {name} is looked up among {vocabulary_size}")
-    known = vocabulary_size if vocabulary_size is not None else symbols
-    tokens = integers and known is not None
+        raise ExportError(f"{spec.name} is {dtype}; an artifact takes float32, int32, int64 or bool: convert the example")
+    looked_up, size = spec.vocabulary_size, spec.vocabulary_size
+    if codec is not None and dtype.startswith("int"):
+        size = size or len(codec.vocabulary)
+        if len(codec.vocabulary) > size:
+            raise ExportError(f"the codec has {len(codec.vocabulary)} symbols, but {spec.name} is looked up among {looked_up}")
     return Input(
-        name=name, dtype=dtype, shape=shape, role="tokens" if tokens else "values", vocabulary_size=known if tokens else None
+        name=spec.name, dtype=dtype, shape=spec.shape, role="values" if size is None else "tokens", vocabulary_size=size
     )
+
+
+def _check_codec(lift: Lift, codec: Codec) -> None:
+    """Refuse a codec that gives what the module does not take."""
+    if len(lift.inputs) != 1:
+        raise ExportError(f"a codec needs one input of every step, there are {[spec.name for spec in lift.inputs]}")
+    spec, symbols = lift.inputs[0], len(codec.vocabulary)
+    if isinstance(codec, OneHotCodec) and (not spec.example.is_floating_point() or spec.shape[-1] != symbols):
+        raise ExportError(
+            f"a one-hot codec of {symbols} symbols needs float32 values (.., {symbols}); {spec.name} is {spec.shape}"
+        )
+    if isinstance(codec, CharCodec) and (spec.example.is_floating_point() or spec.example.ndim != 2):
+        raise ExportError(
+            f"a char codec needs integer tokens (batch, seq_len); {spec.name} is {spec.example.dtype} {spec.shape}"
+        )
 
 
 def _golden(lift: Lift) -> GoldenTrace:
@@ -218,7 +255,8 @@ def _golden(lift: Lift) -> GoldenTrace:
     def arrays(tensors: dict[str, Tensor]) -> dict[str, Array]:
         return {name: Array.of(tensor.numpy()) for name, tensor in tensors.items()}
 
-    return GoldenTrace(inputs=arrays(inputs), states=arrays(states), outputs=arrays(outputs), next_states=arrays(following))
+    given = {spec.name: inputs[spec.name] for spec in lift.inputs}
+    return GoldenTrace(inputs=arrays(given), states=arrays(states), outputs=arrays(outputs), next_states=arrays(following))
 
 
 def _weights_digest(module: nn.Module) -> str:

@@ -1,4 +1,4 @@
-"""The lifted module: the caller's code, with its states as arguments and results."""
+"""The lifted modules: the caller's code, with its states as arguments and results."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -81,5 +81,35 @@ class LiftedModule(nn.Module, ABC):
             returned = original(*given, **keywords)
             self._next[site.path] = site.take(returned)
             return returned
+
+        return forward
+
+
+class InitialModule(nn.Module):
+    """The conditions of a module → its computed initial states, as its own `forward` computes them."""
+
+    def __init__(self, lift: Lift) -> None:
+        super().__init__()
+        self.module = EagerModule(lift.sited.eager.module).module
+        self._lift = lift
+        self._given: dict[str, list[Tensor | None]] = {}
+        for site in lift.sited.sites:
+            submodule = self.module.get_submodule(site.path)
+            object.__setattr__(submodule, "forward", self._watched(site, submodule.forward))
+
+    def forward(self, *conditions: Tensor) -> tuple[Tensor, ...]:
+        lift = self._lift
+        self._given = {}
+        named = {spec.name: tensor for spec, tensor in zip(lift.conditions, conditions, strict=True)}
+        args, kwargs = lift.arguments(named)
+        self.module(*args, **kwargs)
+        given = [state for site in lift.sited.sites for state in self._given[site.path]]
+        self._given = {}
+        return tuple(state for slot, state in zip(lift.states, given, strict=True) if slot.computed and state is not None)
+
+    def _watched(self, site: Site, original: Any) -> Any:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            self._given.setdefault(site.path, site.given(Call(site.path, args, kwargs, None)))
+            return original(*args, **kwargs)
 
         return forward

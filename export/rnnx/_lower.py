@@ -14,6 +14,7 @@ from torch.export import Dim
 
 from rnnx._errors import ExportError
 from rnnx._lift import Lift
+from rnnx._lifted import InitialModule
 from rnnx._operators import TRANSLATIONS, OperatorModule
 from rnnx._quiet import quiet
 from rnnx._scan import scan_over_time
@@ -49,6 +50,20 @@ def lower(lift: Lift) -> onnx.ModelProto:
         [*lift.outputs, *(f"{name}.next" for name in states)],
     )
     return ir.to_proto(tidy(scan_over_time(model, lift) if scanned else model))
+
+
+def lower_initial(lift: Lift) -> onnx.ModelProto:
+    """The second graph of an artifact with conditions: `(*conditions) -> (*computed initial states)`.
+
+    Raises:
+        ExportError: torch cannot trace the module.
+    """
+    sampled = lift.sample(2, 3, torch.Generator().manual_seed(0))
+    names = [spec.name for spec in lift.conditions]
+    shapes = [{spec.axes.batch: Dim(BATCH)} for spec in lift.conditions]
+    computed = [slot.name for slot in lift.states if slot.computed]
+    model = _trace(lift, InitialModule(lift), tuple(sampled[name] for name in names), shapes, names, computed)
+    return ir.to_proto(tidy(model))
 
 
 def _trace(

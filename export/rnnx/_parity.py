@@ -21,7 +21,7 @@ from torch import Tensor
 from rnnx._axes import batch_first, has_time
 from rnnx._errors import LiftError
 from rnnx._lift import Lift
-from rnnx_runtime import Model, State
+from rnnx_runtime import Model, State, Stream
 from rnnx_runtime.artifact import ParitySummary
 
 _ATOL: Final = 1e-5
@@ -129,7 +129,8 @@ def _untouched(lift: Lift, model: Model) -> Iterator[Case]:
             expected = lift.run_untouched(inputs)
         except Exception:  # a batch size that the module bakes in; the other checks cover it
             continue
-        answer, _ = model.run(_given(lift, inputs))
+        start = model.initial_state(batch, **_conditions(lift, inputs))
+        answer, _ = model.run(_given(lift, inputs), start)
         outputs = _compare(_answers(lift, answer), _expected(lift, expected, batch, steps))
         yield Case("untouched", batch, steps, "initial", outputs[0], 0.0, outputs[1])
 
@@ -165,8 +166,7 @@ def _stepping(lift: Lift, model: Model) -> Iterator[Case]:
         expected, following = lift.run(inputs, states)
         cuts = sorted({0, steps, *torch.randint(1, steps, (4,), generator=generator).tolist()})
         for check, bounds in (("chunks", cuts), ("steps", list(range(steps + 1)))):
-            stream = model.stream(batch)
-            stream.restore(_state(model, states))
+            stream = Stream(model, _state(model, states))
             parts = []
             for start, stop in itertools.pairwise(bounds):
                 part = _given(lift, lift.chunk(inputs, start, stop))
@@ -185,7 +185,13 @@ def _torchscript(lift: Lift, script: Script) -> Iterator[Case]:
     for batch, steps, start, inputs, states in _grid(lift):
         expected, following = lift.run(inputs, states)
         with torch.no_grad():
-            returned = dict(zip((*lift.outputs, *states), script(*inputs.values(), *states.values()), strict=True))
+            returned = dict(
+                zip(
+                    (*lift.outputs, *states),
+                    script(*(inputs[spec.name] for spec in lift.inputs), *states.values()),
+                    strict=True,
+                )
+            )
         found = {name: returned[name] for name in lift.outputs}
         yield _case(
             "torchscript",
@@ -240,6 +246,10 @@ def _given(lift: Lift, inputs: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
     """What the runtime takes: batch-first."""
     steps = lift.steps_of(inputs)
     return {s.name: batch_first(inputs[s.name], s.shape, lift.batch_of(inputs), steps).numpy() for s in lift.inputs}
+
+
+def _conditions(lift: Lift, inputs: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    return {s.name: batch_first(inputs[s.name], s.shape, lift.batch_of(inputs), 1).numpy() for s in lift.conditions}
 
 
 def _only_step(lift: Lift, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

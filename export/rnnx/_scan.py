@@ -76,9 +76,7 @@ def scan_over_time(step: ir.Model, lift: Lift) -> ir.Model:
     for stacked, (name, shape) in zip(scan.outputs[len(lift.states) :], lift.outputs.items(), strict=True):
         finished.append(_in_layout(outer, stacked, shape, places[name]))
     for value, old in zip([*finished, *finals], results, strict=True):
-        name = old.name
-        old.name = f"step.{name}"  # first: a name stands once
-        value.name, value.type = name, old.type
+        value.type, value.name, old.name = old.type, old.name, f"step.{old.name}"
     for value, shape in zip(finished, lift.outputs.values(), strict=True):
         value.shape = ir.Shape(list(shape))
     for value, slot in zip(finals, lift.states, strict=True):

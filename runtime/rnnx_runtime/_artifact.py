@@ -1,13 +1,17 @@
 """Opening an artifact: read once, check the seal, walk the graph, decode the manifest. Nothing is run here."""
 
+import base64
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rnnx_runtime._errors import ArtifactError
 from rnnx_runtime._files import read_regular
-from rnnx_runtime._manifest import MANIFEST_KEY, Dimension, Manifest, decode_manifest
+from rnnx_runtime._manifest import INITIAL_KEY, MANIFEST_KEY, Computed, Dimension, Manifest, decode_manifest
 from rnnx_runtime._preflight import SIZE_LIMIT, Graph, Value, inspect_graph
 from rnnx_runtime._seal import check_seal
+
+Shape = tuple[Dimension, ...]
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,7 @@ class Artifact:
     digest: str
     manifest: Manifest
     graph: Graph
+    initial: bytes | None  # the second graph, where a state is computed
 
 
 def open_artifact(source: str | os.PathLike[str] | bytes) -> Artifact:
@@ -44,7 +49,25 @@ def _check(data: bytes) -> Artifact:
         raise ArtifactError("the file has a seal but no manifest; export the model again")
     manifest = decode_manifest(text)
     _check_contract(manifest, graph)
-    return Artifact(data, digest, manifest, graph)
+    return Artifact(data, digest, manifest, graph, _initial(manifest, graph))
+
+
+def _initial(manifest: Manifest, graph: Graph) -> bytes | None:
+    """The second graph, examined as the first is."""
+    text = graph.metadata.get(INITIAL_KEY)
+    if not manifest.conditions:
+        if text is not None:
+            raise ArtifactError("the file holds a second graph, but no state is computed")
+        return None
+    try:
+        data = base64.b64decode(text or "", validate=True)
+    except ValueError:
+        raise ArtifactError("the second graph, which computes initial states, is not valid base64") from None
+    found = inspect_graph(data)
+    computed = {spec.name: (spec.dtype, spec.shape) for spec in manifest.states if isinstance(spec.init, Computed)}
+    _check_values("conditions", {spec.name: (spec.dtype, spec.shape) for spec in manifest.conditions}, found.inputs)
+    _check_values("computed states", computed, found.outputs)
+    return data
 
 
 def _check_contract(manifest: Manifest, graph: Graph) -> None:
@@ -53,18 +76,22 @@ def _check_contract(manifest: Manifest, graph: Graph) -> None:
     inputs |= {spec.input: (spec.dtype, spec.shape) for spec in manifest.states}
     outputs = {spec.name: (spec.dtype, spec.shape) for spec in manifest.outputs}
     outputs |= {spec.output: (spec.dtype, spec.shape) for spec in manifest.states}
-    for kind, said, found in (("inputs", inputs, graph.inputs), ("outputs", outputs, graph.outputs)):
-        names = sorted(value.name for value in found)
-        if names != sorted(said):
-            raise ArtifactError(f"the manifest names the {kind} {sorted(said)}, the graph has {names}")
-        for value in found:
-            dtype, shape = said[value.name]
-            if value.dtype != dtype or not _agree(shape, value):
-                raise ArtifactError(
-                    f"{value.name}: the manifest says {dtype} {list(shape)}, the graph has {value.dtype} {list(value.shape)}"
-                )
+    _check_values("inputs", inputs, graph.inputs)
+    _check_values("outputs", outputs, graph.outputs)
 
 
-def _agree(shape: tuple[Dimension, ...], value: Value) -> bool:
+def _check_values(kind: str, said: Mapping[str, tuple[str, Shape]], found: Sequence[Value]) -> None:
+    names = sorted(value.name for value in found)
+    if names != sorted(said):
+        raise ArtifactError(f"the manifest names the {kind} {sorted(said)}, the graph has {names}")
+    for value in found:
+        dtype, shape = said[value.name]
+        if value.dtype != dtype or not _agree(shape, value):
+            raise ArtifactError(
+                f"{value.name}: the manifest says {dtype} {list(shape)}, the graph has {value.dtype} {list(value.shape)}"
+            )
+
+
+def _agree(shape: Shape, value: Value) -> bool:
     fixed = tuple(size if isinstance(size, int) else None for size in shape)
     return fixed == value.shape

@@ -16,6 +16,7 @@ from rnnx_runtime._codec import Codec
 from rnnx_runtime._errors import ArtifactError
 
 MANIFEST_KEY: Final = "rnnx.manifest"
+INITIAL_KEY: Final = "rnnx.initial"  # base64 of a second ONNX model: conditions -> computed initial states
 FORMAT_VERSION: Final = 1
 
 BATCH: Final = "batch"
@@ -98,6 +99,10 @@ class Constant(_Strict, frozen=True, tag="constant", tag_field="kind"):
     value: Array
 
 
+class Computed(_Strict, frozen=True, tag="computed", tag_field="kind"):
+    """The artifact's second graph, `metadata_props["rnnx.initial"]`, computes it from the conditions."""
+
+
 class StateSpec(_Strict, frozen=True):
     """One state tensor: the graph's `output` after one call is its `input` at the next."""
 
@@ -107,7 +112,7 @@ class StateSpec(_Strict, frozen=True):
     dtype: DType
     shape: tuple[Dimension, ...]
     batch_axis: int
-    init: Zeros | Constant
+    init: Zeros | Constant | Computed
 
     def __post_init__(self) -> None:
         where = [axis for axis, size in enumerate(self.shape) if isinstance(size, str)]
@@ -125,10 +130,19 @@ class StateSpec(_Strict, frozen=True):
         return tuple(batch if isinstance(size, str) else size for size in self.shape)
 
     def initial(self, batch: int) -> NDArray[Any]:
-        """The state that a sequence starts with, for each of `batch` rows."""
+        """The state that a sequence starts with, for each of `batch` rows, where it is not computed."""
         if isinstance(self.init, Constant):
             return np.repeat(self.init.value.numpy(), batch, axis=self.batch_axis)
         return np.zeros(self.sized(batch), self.dtype)
+
+
+class Sampling(_Strict, frozen=True):
+    """How the model is meant to answer with text of its own: what it is told first, and what ends its answer."""
+
+    prompt: str
+    stop: tuple[str, ...] = ()
+    temperature: float = 1.0
+    max_new_tokens: int = 256
 
 
 class GoldenTrace(_Strict, frozen=True):
@@ -162,7 +176,7 @@ class Provenance(_Strict, frozen=True):
 class Manifest(_Strict, frozen=True):
     """The whole contract of an artifact.
 
-    `streamable`: whether steps and chunks give what the whole sequence gives; `not_streamable_because` says why not.
+    `conditions`: what computed initial states are computed from, once per sequence. `streamable`: whether steps and chunks give what the whole sequence gives; `not_streamable_because` says why not.
     """
 
     format_version: int
@@ -175,7 +189,9 @@ class Manifest(_Strict, frozen=True):
     precision: Literal["float32", "float64"]
     provenance: Provenance
     golden: GoldenTrace
+    conditions: tuple[Input, ...] = ()
     not_streamable_because: str | None = None
+    sampling: Sampling | None = None
     codec: Codec | None = None
     parity: ParitySummary | None = None
 
@@ -187,6 +203,8 @@ class Manifest(_Strict, frozen=True):
                 raise ValueError(f"a name stands twice in {names}")
         if not self.inputs or not self.outputs:
             raise ValueError("an artifact has at least one input and one output")
+        if bool(self.conditions) != any(isinstance(state.init, Computed) for state in self.states):
+            raise ValueError("conditions must stand where a state is computed, and only there")
         if self.streamable != (self.not_streamable_because is None):
             raise ValueError("not_streamable_because must stand where streamable is false, and only there")
 

@@ -1,7 +1,7 @@
 """A loaded artifact: immutable, and shared by any number of streams and threads."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rnnx_runtime._artifact import open_artifact
 from rnnx_runtime._errors import InputError, StateError
-from rnnx_runtime._manifest import Manifest
+from rnnx_runtime._manifest import Computed, Manifest
 from rnnx_runtime._session import Session
 from rnnx_runtime._state import State
 from rnnx_runtime._stepper import Stepper
@@ -31,7 +31,8 @@ def load(source: str | os.PathLike[str] | bytes, *, threads: int = 1) -> "Model"
     if threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
     artifact = open_artifact(source)
-    return Model(artifact.manifest, artifact.digest, Session(artifact.data, threads))
+    initial = None if artifact.initial is None else Session(artifact.initial, threads)
+    return Model(artifact.manifest, artifact.digest, Session(artifact.data, threads), initial)
 
 
 @final
@@ -42,11 +43,12 @@ class Model:
     one input or output it is an array; where it has several, a mapping by name.
     """
 
-    def __init__(self, manifest: Manifest, digest: str, session: Session) -> None:
+    def __init__(self, manifest: Manifest, digest: str, session: Session, initial: Session | None = None) -> None:
         self._manifest = manifest
         self._digest = digest
         self._session = session
-        self._inputs = {spec.name: Layout(spec.shape) for spec in manifest.inputs}
+        self._initial = initial
+        self._inputs = {spec.name: Layout(spec.shape) for spec in (*manifest.inputs, *manifest.conditions)}
         self._outputs = {spec.name: Layout(spec.shape) for spec in manifest.outputs}
         self._fetches = [*self._outputs, *(state.output for state in manifest.states)]
 
@@ -63,16 +65,31 @@ class Model:
     def __repr__(self) -> str:
         return f"Model({self._manifest.name!r}, {self._digest[:12]})"
 
-    def stream(self, batch: int = 1) -> Stream:
-        """A new sequence in progress, or `batch` of them in lockstep, at the initial state.
+    def stream(self, batch: int = 1, **conditions: ArrayLike) -> Stream:
+        """A new sequence in progress, or a batch of them in lockstep, at the initial state.
+
+        Args:
+            batch: the number of rows; the conditions' own where there are any.
+            conditions: as `initial_state`.
 
         Raises:
-            InputError: the model cannot be stepped, or `batch` is less than 1.
+            InputError: the model cannot be stepped, or as `initial_state`.
         """
-        return Stream(self, batch)
+        return Stream(self, self.initial_state(batch, **conditions))
 
-    def initial_state(self, batch: int = 1) -> State:
-        """The state that `batch` new sequences start with."""
+    def initial_state(self, batch: int = 1, **conditions: ArrayLike) -> State:
+        """The state that new sequences start with.
+
+        Args:
+            batch: the number of rows; the conditions' own where there are any.
+            conditions: `(B, ...)` each, by name: what the manifest's `conditions` lists, for a model whose initial state
+                is computed.
+
+        Raises:
+            InputError: `batch` is less than 1, a condition is missing or unknown, or its content is not allowed.
+        """
+        if conditions or self._manifest.conditions:
+            return self._computed_state(conditions)
         if batch < 1:
             raise InputError(f"batch must be at least 1, got {batch}")
         return State(self._digest, batch, {spec.name: spec.initial(batch) for spec in self._manifest.states})
@@ -163,12 +180,29 @@ class Model:
         if not isinstance(sequence, str):
             return self.run(sequence)[0]
         chunk = self.encode(sequence)[None]  # (B=1, T) or (B=1, T, V)
-        logits = [spec.name for spec in self._manifest.outputs if spec.role == "logits" and self._outputs[spec.name].has_time]
-        if self._manifest.codec is None or len(logits) != 1:
-            raise InputError("this artifact does not answer in text; give an array instead")
-        answer = self.run(chunk)[0]
-        scores = answer[logits[0]] if isinstance(answer, dict) else answer  # (1, T, V)
-        return self._manifest.codec.decode(scores[0].argmax(axis=-1))
+        return self.decode(self.logits(self.run(chunk)[0])[0].argmax(axis=-1))
+
+    def logits(self, answer: Any) -> NDArray[Any]:
+        """The scores of the codec's symbols in an answer of `run`, `step` or `feed`: `(B, T, V)` or `(B, V)`.
+
+        Raises:
+            InputError: the artifact does not answer in text.
+        """
+        names = [spec.name for spec in self._manifest.outputs if spec.role == "logits"]
+        if self._manifest.codec is None or len(names) != 1:
+            raise InputError("this artifact does not answer in text; give it an array instead")
+        scores: NDArray[Any] = answer[names[0]] if isinstance(answer, dict) else answer
+        return scores
+
+    def decode(self, tokens: Sequence[int] | NDArray[Any]) -> str:
+        """The text of tokens.
+
+        Raises:
+            InputError: the artifact has no text codec, or a token is outside its vocabulary.
+        """
+        if self._manifest.codec is None:
+            raise InputError("this artifact has no text codec; it takes and gives numbers")
+        return self._manifest.codec.decode(tokens)
 
     def stepper(self, batch: int) -> Stepper:
         """The fast path under `Stream.step`."""
@@ -187,6 +221,22 @@ class Model:
         if state.batch != batch:
             raise StateError(f"the state has a batch of {state.batch}, the input one of {batch}")
         return state
+
+    def _computed_state(self, conditions: Mapping[str, ArrayLike]) -> State:
+        wanted = [spec.name for spec in self._manifest.conditions]
+        if sorted(conditions) != sorted(wanted) or self._initial is None:
+            needs = f"is computed from {', '.join(wanted)}" if wanted else "is computed from nothing"
+            raise InputError(f"the initial state of this model {needs}; got {sorted(conditions) or 'nothing'}")
+        arrays = check_inputs(self._manifest.conditions, conditions)
+        batch, _ = self._chunk_size(arrays)
+        feeds = {name: self._inputs[name].to_graph(array, 1) for name, array in arrays.items()}
+        computed = [spec.name for spec in self._manifest.states if isinstance(spec.init, Computed)]
+        found = self._initial.run(computed, feeds)
+        return State(
+            self._digest,
+            batch,
+            {spec.name: found[spec.name] if spec.name in found else spec.initial(batch) for spec in self._manifest.states},
+        )
 
     def _chunk_size(self, arrays: dict[str, NDArray[Any]]) -> tuple[int, int]:
         """Batch size and steps, the same in every input."""

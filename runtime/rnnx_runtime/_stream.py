@@ -1,8 +1,12 @@
 """A stream: one sequence in progress, or a batch of them in lockstep."""
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, final
 
+from numpy.typing import NDArray
+
 from rnnx_runtime._errors import InputError
+from rnnx_runtime._generation import Sampler, until_stop
 from rnnx_runtime._state import State
 from rnnx_runtime._stepper import Stepper
 
@@ -14,18 +18,18 @@ if TYPE_CHECKING:
 class Stream:
     """A model and its own state. Cheap to make; get one from `Model.stream`. It belongs to one thread at a time."""
 
-    def __init__(self, model: "Model", batch: int = 1) -> None:
+    def __init__(self, model: "Model", initial: State) -> None:
         if not model.manifest.streamable:
             raise InputError(f"this model cannot be stepped: {model.manifest.not_streamable_because}; use Model.run")
         self._model = model
-        self._resting: State | None = model.initial_state(batch)  # None while the stepper holds the state
-        self._batch = batch
+        self._initial = initial
+        self._resting: State | None = initial  # None while the stepper holds the state
         self._stepper: Stepper | None = None  # made by the first step: a stream that is only fed needs none
 
     @property
     def batch(self) -> int:
         """The number of rows in lockstep."""
-        return self._batch
+        return self._initial.batch
 
     @property
     def state(self) -> State:
@@ -50,7 +54,7 @@ class Stream:
         stepper = self._stepper
         if self._resting is not None:
             if stepper is None:
-                stepper = self._stepper = self._model.stepper(self._batch)
+                stepper = self._stepper = self._model.stepper(self.batch)
             stepper.load(self._resting)
             self._resting = None
         assert stepper is not None
@@ -73,9 +77,50 @@ class Stream:
         self._resting = state
         return answer
 
+    def generate(
+        self,
+        prompt: str = "",
+        max_new_tokens: int = 256,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+    ) -> Iterator[str]:
+        """Go on writing: pieces of text, as they come. The stream's state goes with them.
+
+        Args:
+            prompt: read first; it is not part of the answer. A model that has read nothing yet needs at least one symbol.
+            max_new_tokens: ends the answer.
+            temperature, top_k, top_p, seed: as `Sampler`.
+            stop: the answer ends before the first of these strings.
+
+        Raises:
+            InputError: the artifact has no text codec or does not answer in text, the batch is not 1, the prompt is empty or
+                has an unknown character, or a value is out of range.
+        """
+        model = self._model
+        if self.batch != 1:
+            raise InputError(f"text is generated one stream at a time, this one has a batch of {self.batch}")
+        if not prompt:
+            raise InputError("the prompt is empty; give at least one character to begin with")
+        if max_new_tokens < 0 or not all(stop):
+            raise InputError(f"max_new_tokens must be 0 or more, and stop strings not empty; got {max_new_tokens}, {stop!r}")
+        sampler = Sampler(temperature, top_k, top_p, seed)
+        logits = model.logits(self.feed(model.encode(prompt)[None]))[0, -1]
+        return until_stop(self._pieces(logits, sampler, max_new_tokens), stop)
+
+    def _pieces(self, logits: NDArray[Any], sampler: Sampler, count: int) -> Iterator[str]:
+        for place in range(count):
+            piece = self._model.decode([sampler.draw(logits)])
+            yield piece
+            if place + 1 < count:
+                logits = self._model.logits(self.step(self._model.encode(piece)))[0]
+
     def reset(self) -> None:
-        """Start a new sequence."""
-        self._resting = self._model.initial_state(self._batch)
+        """Start a new sequence, from the state that the stream was made with."""
+        self._resting = self._initial
 
     def restore(self, state: State) -> None:
         """Continue from `state`.
@@ -83,4 +128,4 @@ class Stream:
         Raises:
             StateError: it is another model's or of another batch size; the stream is as before.
         """
-        self._resting = self._model.check_state(state, self._batch)
+        self._resting = self._model.check_state(state, self.batch)

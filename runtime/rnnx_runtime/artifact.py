@@ -6,9 +6,11 @@ from rnnx_runtime._files import check_writable, write_atomic
 from rnnx_runtime._manifest import (
     BATCH,
     FORMAT_VERSION,
+    INITIAL_KEY,
     MANIFEST_KEY,
     TIME,
     Array,
+    Computed,
     Constant,
     Dimension,
     DType,
@@ -18,6 +20,7 @@ from rnnx_runtime._manifest import (
     Output,
     ParitySummary,
     Provenance,
+    Sampling,
     StateSpec,
     Zeros,
 )
@@ -27,6 +30,7 @@ from rnnx_runtime._seal import SEAL_KEY, seal
 __all__ = [
     "BATCH",
     "FORMAT_VERSION",
+    "INITIAL_KEY",
     "MANIFEST_KEY",
     "SEAL_KEY",
     "TIME",
@@ -34,6 +38,7 @@ __all__ = [
     "Artifact",
     "CharCodec",
     "Codec",
+    "Computed",
     "Constant",
     "DType",
     "Dimension",
@@ -45,6 +50,7 @@ __all__ = [
     "Output",
     "ParitySummary",
     "Provenance",
+    "Sampling",
     "StateSpec",
     "Zeros",
     "check_writable",
