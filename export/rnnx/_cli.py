@@ -10,6 +10,7 @@ from typing import Any, Final
 import click
 
 from rnnx import __version__, missing_package
+from rnnx._cli_run import generate, infer
 from rnnx._describe import Description, amount
 from rnnx_runtime import RnnxError
 from rnnx_runtime.artifact import check_writable, open_artifact
@@ -106,14 +107,8 @@ def export(name: str, checkpoint: Path | None, output: Path) -> None:
         click.echo(f"  also      {done.torchscript}, {done.parity_path}")
 
 
-@main.command()
-@click.argument("artifact", type=click.Path(path_type=Path))
-@click.option("--text", required=True, help="What the model is given.")
-def infer(artifact: Path, text: str) -> None:
-    """Answer a text with an artifact."""
-    from rnnx_runtime import load
-
-    click.echo(load(artifact).infer(text))
+main.add_command(infer)
+main.add_command(generate)
 
 
 @main.command()

@@ -7,7 +7,7 @@ is, one symbol per Unicode code point, without normalisation.
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -50,6 +50,11 @@ class _VocabularyCodec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             raise InputError(
                 f"character {char!r} at position {position} is not in the model's vocabulary of {len(self.vocabulary)}: {shown!r}"
             ) from None
+
+    def clean(self, text: str, unknown: Literal["skip", "replace"]) -> str:
+        """`text` without the characters that are not in the vocabulary, or with a space (else the first symbol) for each."""
+        other = "" if unknown == "skip" else " " if " " in self._tokens else self.vocabulary[0]
+        return "".join(char if char in self._tokens else other for char in text)
 
     def decode(self, tokens: Sequence[int] | NDArray[Any]) -> str:
         """The text of `tokens`, each in `[0, len(vocabulary))`.
