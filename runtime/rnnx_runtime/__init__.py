@@ -4,8 +4,8 @@
     stream = model.stream()             # one sequence in progress
     logits = stream.step([token])       # (B, V): one step, the state is carried
 
-Importing this package sets nothing global and opens nothing; ONNX Runtime itself is imported by the
-first `load`, with its telemetry switched off.
+Importing this package opens nothing, and sets one thing: ORT_DISABLE_TELEMETRY in the environment, unless it is set already.
+ONNX Runtime itself is imported by the first `load`.
 """
 
 from importlib.metadata import version

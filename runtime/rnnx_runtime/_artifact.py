@@ -25,15 +25,15 @@ class Artifact:
     initial: bytes | None  # the second graph, where a state is computed
 
 
-def open_artifact(source: str | os.PathLike[str] | bytes) -> Artifact:
+def open_artifact(source: str | os.PathLike[str] | bytes | bytearray | memoryview) -> Artifact:
     """Open the artifact at a path, or given as bytes.
 
     Raises:
         ArtifactNotFoundError: there is no file at the path.
         ArtifactError: the file is not a whole, valid artifact.
     """
-    if isinstance(source, bytes):
-        return _check(source)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _check(bytes(source))
     data = read_regular(source, SIZE_LIMIT)
     try:
         return _check(data)

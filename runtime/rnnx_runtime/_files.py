@@ -24,9 +24,10 @@ def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
         # O_NONBLOCK: opening a pipe must not wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
-        raise ArtifactNotFoundError(f"no file at {os.fspath(path)}; make an artifact with `rnnx export`") from None
-    except OSError as error:
-        raise ArtifactError(f"cannot open {os.fspath(path)}: {error.strerror}") from None
+        raise ArtifactNotFoundError(f"no file at {os.fspath(path)!r}; make an artifact with `rnnx export`") from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a null or lone surrogates
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ArtifactError(f"cannot open {os.fspath(path)!r}: {reason}") from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -35,7 +36,10 @@ def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
         if status.st_size > limit:
             raise ArtifactError(f"{os.fspath(path)} has {status.st_size} bytes; at most {limit} are read")
         with open(descriptor, "rb", closefd=False) as file:
-            return file.read()
+            data = file.read(limit + 1)  # it may have grown meanwhile
+        if len(data) > limit:
+            raise ArtifactError(f"{os.fspath(path)} has more than {limit} bytes; that is the most that is read")
+        return data
     except OSError as error:
         raise ArtifactError(f"cannot read {os.fspath(path)}: {error.strerror}") from None
     finally:
@@ -51,6 +55,8 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     target = Path(path)
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder; give the path of a file", str(target))
+    if target.exists() and not target.is_file():
+        raise OSError(errno.EINVAL, "is not a regular file; write somewhere else", str(target))
     folder = next(parent for parent in target.absolute().parents if parent.exists())
     if not folder.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder; write somewhere else", str(folder))
@@ -67,9 +73,9 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
         OSError: the folder cannot be written, the disk is full, ...; what was at `path` is untouched.
     """
     check_writable(path)
-    target = Path(path)
+    target = Path(path).resolve()  # what a link points to is replaced, not the link
     target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f"{_TEMPORARY}{target.name}-", dir=target.parent)
+    descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=target.parent)
     temporary = Path(name)
     try:
         with open(descriptor, "wb") as file:
@@ -79,7 +85,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
     except BaseException:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
         raise
     _sync_folder(target.parent)
 
@@ -98,5 +104,7 @@ def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    except OSError:
+        pass  # some file systems can't; the file itself is whole and in its place
     finally:
         os.close(descriptor)

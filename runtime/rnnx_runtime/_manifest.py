@@ -27,6 +27,7 @@ Dimension = int | str  # a fixed size, "batch", "seq_len", or one flattened from
 
 _SYMBOLS: Final = re.compile(rf"{BATCH}|{TIME}|{BATCH}\*{TIME}|{TIME}\*{BATCH}")
 _MAX_ELEMENTS: Final = 1 << 31
+_MAX_AXES: Final = 8
 
 
 class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,6 +57,12 @@ class Array(_Strict, frozen=True):
         return np.frombuffer(self.data, np.dtype(self.dtype).newbyteorder("<")).reshape(self.shape)
 
 
+def _check_sizes(name: str, shape: tuple[Dimension, ...]) -> None:
+    sizes = [size for size in shape if isinstance(size, int)]
+    if len(shape) > _MAX_AXES or any(not 1 <= size <= _MAX_ELEMENTS for size in sizes) or math.prod(sizes) > _MAX_ELEMENTS:
+        raise ValueError(f"{name}: shape {shape} has an axis without elements, too many axes or too many elements")
+
+
 class _Tensor(_Strict, frozen=True):
     """A tensor at the border of the graph, in the artifact's own layout."""
 
@@ -71,9 +78,7 @@ class _Tensor(_Strict, frozen=True):
             raise ValueError(f"{self.name}: shape {self.shape} has a symbol twice")
         if BATCH not in "*".join(symbols).split("*"):
             raise ValueError(f"{self.name}: shape {self.shape} has no axis {BATCH}")
-        sizes = [d for d in self.shape if isinstance(d, int)]
-        if any(size < 0 for size in sizes) or math.prod(sizes) > _MAX_ELEMENTS:
-            raise ValueError(f"{self.name}: shape {self.shape} is negative or too large")
+        _check_sizes(self.name, self.shape)
 
 
 class Input(_Tensor, frozen=True):
@@ -81,6 +86,13 @@ class Input(_Tensor, frozen=True):
 
     role: Literal["tokens", "values"]
     vocabulary_size: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.role == "values" and self.vocabulary_size is not None:
+            raise ValueError(f"{self.name}: values have no vocabulary")
+        if self.role == "tokens" and (not self.dtype.startswith("int") or (self.vocabulary_size or 0) < 1):
+            raise ValueError(f"{self.name}: tokens are integers out of a vocabulary of at least 1, not {self.dtype}")
 
 
 class Output(_Tensor, frozen=True):
@@ -97,6 +109,10 @@ class Constant(_Strict, frozen=True, tag="constant", tag_field="kind"):
     """The sequence starts with these values: the state's shape with a batch of 1, repeated for each row."""
 
     value: Array
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.value.numpy()).all():
+            raise ValueError("an initial value is not finite")
 
 
 class Computed(_Strict, frozen=True, tag="computed", tag_field="kind"):
@@ -118,8 +134,7 @@ class StateSpec(_Strict, frozen=True):
         where = [axis for axis, size in enumerate(self.shape) if isinstance(size, str)]
         if where != [self.batch_axis] or self.shape[self.batch_axis] != BATCH:
             raise ValueError(f"{self.name}: {BATCH} must stand at batch_axis {self.batch_axis} of {self.shape}, alone")
-        if math.prod(self.sized(1)) > _MAX_ELEMENTS or min(self.sized(1)) < 1:
-            raise ValueError(f"{self.name}: shape {self.shape} is empty or too large")
+        _check_sizes(self.name, self.shape)
         if isinstance(self.init, Constant):
             value = self.init.value
             if value.shape != self.sized(1) or value.dtype != self.dtype:
@@ -203,10 +218,29 @@ class Manifest(_Strict, frozen=True):
                 raise ValueError(f"a name stands twice in {names}")
         if not self.inputs or not self.outputs:
             raise ValueError("an artifact has at least one input and one output")
+        self._check_codec()
+        names = [tensor.name for tensor in (*self.inputs, *self.conditions)]
+        if len(names) != len(set(names)) or any(TIME in str(size) for spec in self.conditions for size in spec.shape):
+            raise ValueError("a condition has the name of an input, or an axis seq_len")
         if bool(self.conditions) != any(isinstance(state.init, Computed) for state in self.states):
             raise ValueError("conditions must stand where a state is computed, and only there")
         if self.streamable != (self.not_streamable_because is None):
             raise ValueError("not_streamable_because must stand where streamable is false, and only there")
+
+    def _check_codec(self) -> None:
+        """The codec, what it is given to, and what it reads the answer from, are of one size."""
+        logits = [spec for spec in self.outputs if spec.role == "logits"]
+        if self.codec is None:
+            if logits or self.sampling is not None:
+                raise ValueError("logits and sampling need a codec")
+            return
+        symbols = len(self.codec.vocabulary)
+        for spec in logits:
+            if spec.shape[-1] != symbols or sum(isinstance(size, int) and size != 1 for size in spec.shape[:-1]) > 0:
+                raise ValueError(f"{spec.name}: the codec has {symbols} symbols, the logits have the shape {spec.shape}")
+        for given in self.inputs:
+            if given.vocabulary_size is not None and given.vocabulary_size < symbols:
+                raise ValueError(f"{given.name}: the codec has {symbols} symbols, the vocabulary {given.vocabulary_size}")
 
     def encode(self) -> str:
         """The JSON text of this manifest; the same manifest gives the same text."""

@@ -17,7 +17,7 @@ from rnnx_runtime._protobuf import fields
 
 SIZE_LIMIT: Final = 512 * 2**20  # bytes of a file
 _NODE_LIMIT: Final = 10_000
-_METADATA_LIMIT: Final = 16 * 2**20  # bytes of one metadata value
+_METADATA_ENTRIES: Final = 64
 _IR_VERSIONS: Final = range(4, 14)
 _OPSETS: Final = range(13, 25)
 
@@ -54,8 +54,8 @@ class Value:
 class Graph:
     """What the walk found; `operators` counts the nodes by type, bodies included."""
 
-    inputs: tuple["Value", ...]
-    outputs: tuple["Value", ...]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
     operators: Mapping[str, int]
     opset: int
     metadata: Mapping[str, str]
@@ -142,6 +142,8 @@ def inspect_graph(data: bytes) -> Graph:
             opsets[domain] = version
         elif number == 14:
             key, text = _entry(_view(value))
+            if len(metadata) >= _METADATA_ENTRIES:
+                raise ArtifactError(f"the file has more than {_METADATA_ENTRIES} metadata entries")
             if key in metadata:
                 raise ArtifactError(f"metadata {key!r} stands twice in the file; an artifact has it once")
             metadata[key] = text
@@ -174,25 +176,35 @@ def _text(value: memoryview) -> str:
 
 def _value(message: memoryview) -> Value:
     """A ValueInfoProto: name, and of its type the element type and the sizes."""
-    name, dtype = "", ""
-    shape: list[int | None] = []
+    parts = _once(message, "an input or output")
+    name = _text(_view(parts.get(1, memoryview(b""))))
+    kind = _once(_view(parts.get(2, memoryview(b""))), name)
+    if set(kind) - {1, 6}:
+        raise ArtifactError(f"{name or 'an input or output'} is no tensor; an artifact's are")
+    tensor = _once(_view(kind.get(1, memoryview(b""))), name)
+    if 2 not in tensor:
+        raise ArtifactError(f"{name}: the graph declares no shape for it")
+    sizes = [_size(_view(axis), name) for number, axis in fields(_view(tensor[2])) if number == 1]
+    dtype = tensor.get(1)
+    return Value(name, _DTYPES.get(dtype, f"type {dtype}") if isinstance(dtype, int) else "no type", tuple(sizes))
+
+
+def _size(axis: memoryview, name: str) -> int | None:
+    parts = _once(axis, name)
+    if 1 in parts and 2 in parts:
+        raise ArtifactError(f"{name}: an axis has a size and a symbol")
+    size = parts.get(1)
+    return size if isinstance(size, int) else None
+
+
+def _once(message: memoryview, name: str) -> dict[int, int | memoryview]:
+    """The fields of a message in which each may stand once; protobuf would merge repeats in its own ways."""
+    found: dict[int, int | memoryview] = {}
     for number, value in fields(message):
-        if number == 1:
-            name = _text(_view(value))
-        elif number == 2:
-            for kind, tensor in fields(_view(value)):
-                if kind != 1:
-                    raise ArtifactError(f"{name or 'an input or output'} is no tensor; an artifact's are")
-                for place, part in fields(_view(tensor)):
-                    if place == 1:
-                        dtype = _DTYPES.get(part, f"type {part}") if isinstance(part, int) else ""
-                    elif place == 2:
-                        shape = [_size(_view(axis)) for tag, axis in fields(_view(part)) if tag == 1]
-    return Value(name, dtype, tuple(shape))
-
-
-def _size(axis: memoryview) -> int | None:
-    return next((value for number, value in fields(axis) if number == 1 and isinstance(value, int)), None)
+        if number in found:
+            raise ArtifactError(f"{name}: a field of its declaration stands twice")
+        found[number] = value
+    return found
 
 
 def _opset(message: memoryview) -> tuple[str, int]:
@@ -208,8 +220,6 @@ def _opset(message: memoryview) -> tuple[str, int]:
 def _entry(message: memoryview) -> tuple[str, str]:
     key, text = "", ""
     for number, value in fields(message):
-        if len(_view(value)) > _METADATA_LIMIT:
-            raise ArtifactError(f"a metadata entry has more than {_METADATA_LIMIT} bytes")
         if number == 1:
             key = _text(_view(value))
         elif number == 2:

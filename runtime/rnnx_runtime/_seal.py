@@ -27,7 +27,7 @@ def check_seal(data: bytes) -> str:
     Raises:
         ArtifactError: there is no seal at the end of `data`, or the bytes before it have another digest.
     """
-    content, tail = data[:-SEAL_SIZE], data[-SEAL_SIZE:]
+    content, tail = memoryview(data)[:-SEAL_SIZE], data[-SEAL_SIZE:]
     if len(tail) < SEAL_SIZE or not tail.startswith(_PREFIX):
         raise ArtifactError(
             "not a sealed rnnx artifact: the seal at the end of the file is missing; "

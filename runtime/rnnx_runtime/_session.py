@@ -4,6 +4,7 @@ The only file that knows ONNX Runtime.
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
@@ -26,7 +27,7 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors; they reach the caller as exceptions as well
+        options.log_severity_level = 4  # fatal: errors reach the caller as exceptions
         for key, value in {
             "session.intra_op.allow_spinning": "0",  # a waiting thread sleeps instead of burning its core
             "session.inter_op.allow_spinning": "0",
@@ -67,4 +68,6 @@ class Session:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]
+    """What ONNX Runtime says, without the place in its own source that it begins with."""
+    line = str(error).strip().split("\n", 1)[0]
+    return re.sub(r"/\S*onnxruntime\S*:\d+ .*?\) (?=\S)", "", line)

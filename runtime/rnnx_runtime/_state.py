@@ -1,9 +1,8 @@
 """The state of a stream, as a value."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, final
+from typing import Any, Self, final
 
-import numpy as np
 from numpy.typing import NDArray
 
 
@@ -13,20 +12,39 @@ class State(Mapping[str, NDArray[Any]]):
 
     Two states are equal when they belong to the same artifact and all their bits are equal. A state never changes: make
     one with `Model.initial_state` or `Model.make_state`, or take it from a stream.
-
-    Attributes:
-        digest: of the artifact that it belongs to.
-        batch: the number of rows.
     """
 
-    __slots__ = ("_arrays", "batch", "digest")
+    __slots__ = ("_arrays", "_batch", "_digest")
 
-    def __init__(self, digest: str, batch: int, arrays: dict[str, NDArray[Any]]) -> None:
+    _arrays: dict[str, NDArray[Any]]
+    _batch: int
+    _digest: str
+
+    def __new__(cls, *_: object, **__: object) -> Self:
+        raise TypeError("a state is made by Model.initial_state or Model.make_state, or taken from a stream")
+
+    @classmethod
+    def _of(cls, digest: str, batch: int, arrays: dict[str, NDArray[Any]]) -> Self:
+        """A state of arrays that the caller gives away, checked by the model."""
+        state = super().__new__(cls)
         for array in arrays.values():
             array.flags.writeable = False
-        self.digest = digest
-        self.batch = batch
-        self._arrays = arrays
+        for name, value in (("_digest", digest), ("_batch", batch), ("_arrays", arrays)):
+            object.__setattr__(state, name, value)
+        return state
+
+    @property
+    def digest(self) -> str:
+        """Of the artifact that it belongs to."""
+        return self._digest
+
+    @property
+    def batch(self) -> int:
+        """The number of rows."""
+        return self._batch
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("a state does not change; make another one with Model.make_state")
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         return self._arrays[name]
@@ -41,17 +59,31 @@ class State(Mapping[str, NDArray[Any]]):
         if not isinstance(other, State):
             return NotImplemented
         return (
-            self.digest == other.digest
-            and self.batch == other.batch
+            self._digest == other._digest
+            and self._batch == other._batch
             and all(self._arrays[name].tobytes() == other._arrays[name].tobytes() for name in self._arrays)
         )
 
     __hash__ = None  # type: ignore[assignment]  # equal by content, and the content is large
 
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (self._digest, self._batch, self._arrays)
+
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in self._arrays.items())
-        return f"State(batch={self.batch}, {shapes})"
+        return f"State(batch={self._batch}, {shapes})"
 
-    def copies(self) -> dict[str, NDArray[Any]]:
-        """The arrays, writable and the caller's own."""
-        return {name: np.array(array) for name, array in self._arrays.items()}
+
+def make_state(digest: str, batch: int, arrays: dict[str, NDArray[Any]]) -> State:
+    """A state of arrays that the caller gives away, already checked. For this package; others ask a model."""
+    return State._of(digest, batch, arrays)
+
+
+def _unpickled(digest: str, batch: int, arrays: dict[str, NDArray[Any]]) -> State:
+    return State._of(digest, batch, arrays)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from rnnx_runtime._errors import InputError
 from rnnx_runtime._generation import Sampler, until_stop
-from rnnx_runtime._state import State
+from rnnx_runtime._state import State, make_state
 from rnnx_runtime._stepper import Stepper
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Stream:
         if self._resting is not None:
             return self._resting
         assert self._stepper is not None
-        return self._stepper.state()
+        return make_state(self._model.digest, self.batch, self._stepper.arrays())
 
     def step(self, x: Any) -> Any:
         """Answer one step and carry the state on.

@@ -1,0 +1,117 @@
+"""What callers hand over: made an array, and its content checked."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rnnx_runtime._errors import InputError
+from rnnx_runtime._layout import Layout
+from rnnx_runtime._manifest import Input
+
+_FEW = 16  # up to here, a loop over Python numbers is faster than a reduction by numpy
+
+
+@final
+class Port:
+    """One input of the graph, with all that checking it needs prepared."""
+
+    def __init__(self, spec: Input) -> None:
+        self.name = spec.name
+        self.layout = Layout(spec.shape)
+        self._dtype = np.dtype(spec.dtype)
+        self._kinds = "iu" if self._dtype.kind == "i" else "b" if self._dtype.kind == "b" else "fiu"
+        self._vocabulary_size = spec.vocabulary_size
+        self._axes = ("B", "T") if self.layout.has_time else ("B",)
+
+    def array(self, value: Any) -> NDArray[Any]:
+        """`value` as an array; its shape and content are not looked at yet.
+
+        Raises:
+            InputError: it is no array of the right kind of numbers.
+        """
+        if isinstance(value, np.ma.MaskedArray):
+            raise InputError(f"{self.name}: a masked array; fill or drop what is masked first")
+        try:
+            array = np.asarray(value)
+        except Exception as error:
+            raise InputError(f"{self.name}: {type(value).__name__} is no array of numbers: {error}") from None
+        if array.dtype.kind not in self._kinds and (array.size or array.dtype != np.float64):  # [] is float64
+            kind = type(value).__name__ if array.dtype.kind == "O" else array.dtype
+            raise InputError(f"{self.name}: expected {self._dtype}, got {kind}; convert it first")
+        return array
+
+    def check_shape(self, array: NDArray[Any]) -> None:
+        """Raises InputError where the shape is not `(B, T, ...)`, or `(B, ...)` for an input without time."""
+        front = len(self._axes)
+        if array.ndim != front + len(self.layout.inner) or array.shape[front:] != self.layout.inner:
+            wanted = ", ".join([*self._axes, *map(str, self.layout.inner)])
+            raise InputError(f"{self.name}: expected the shape ({wanted}), got {array.shape}")
+
+    def checked(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The array in the graph's type, every value allowed.
+
+        Raises:
+            InputError: a token is outside the vocabulary, a number does not fit the type, or a value is not finite.
+        """
+        if self._vocabulary_size is not None:
+            self._check_tokens(array)
+        elif array.dtype.kind in "iu" and self._dtype.kind == "i" and array.size and not np.can_cast(array.dtype, self._dtype):
+            limits = np.iinfo(self._dtype)
+            if int(array.min()) < limits.min or int(array.max()) > limits.max:
+                raise InputError(f"{self.name}: a value does not fit {self._dtype}, {limits.min} to {limits.max}")
+        if array.dtype != self._dtype:
+            with np.errstate(over="ignore"):
+                converted = array.astype(self._dtype)
+        else:
+            converted = array
+        # The sum of squares of finite values may overflow, but that of others is never finite.
+        if self._dtype.kind == "f" and not math.isfinite(np.vdot(converted, converted)) and not np.isfinite(converted).all():
+            where = np.argwhere(~np.isfinite(converted))[0].tolist()
+            raise InputError(f"{self.name}: {array[tuple(where)]} at {where}; every value must be finite in {self._dtype}")
+        return converted
+
+    def _check_tokens(self, array: NDArray[Any]) -> None:
+        size = self._vocabulary_size
+        assert size is not None
+        if array.size <= _FEW:
+            wrong = next((token for token in array.ravel().tolist() if not 0 <= token < size), None)
+        else:
+            low, high = int(array.min()), int(array.max())
+            wrong = low if low < 0 else high if high >= size else None
+        if wrong is not None:
+            raise InputError(f"{self.name}: token {wrong} is outside the vocabulary, 0 to {size - 1}")
+
+
+def by_name(ports: Mapping[str, Port], value: Any) -> dict[str, NDArray[Any]]:
+    """Arrays by input name: from one array, or from a mapping where the model has several inputs.
+
+    Raises:
+        InputError: an input is missing or unknown, or it is no array of the right kind.
+    """
+    if not isinstance(value, Mapping):
+        if len(ports) > 1:
+            raise InputError(f"this model has several inputs; give a mapping with {list(ports)}")
+        return {name: port.array(value) for name, port in ports.items()}
+    if value.keys() != ports.keys():
+        raise InputError(f"the inputs are {sorted(ports)}, got {sorted(map(str, value))}")
+    return {name: port.array(value[name]) for name, port in ports.items()}
+
+
+def check_chunk(ports: Mapping[str, Port], arrays: dict[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], int, int]:
+    """The arrays checked, and their batch size and number of steps, the same in every input.
+
+    Raises:
+        InputError: a shape is wrong, the sizes disagree, the batch is empty, or a value is not allowed.
+    """
+    sizes: dict[str, int] = {}
+    for name, array in arrays.items():
+        ports[name].check_shape(array)
+        for axis, size in zip(("B", "T"), array.shape[: 2 if ports[name].layout.has_time else 1], strict=False):
+            if sizes.setdefault(axis, size) != size:
+                raise InputError(f"{name}: {axis} is {size}, but {sizes[axis]} in another input")
+    if sizes["B"] == 0:
+        raise InputError("the batch is empty; give at least one row")
+    return {name: ports[name].checked(array) for name, array in arrays.items()}, sizes["B"], sizes.get("T", 1)
