@@ -122,18 +122,34 @@ def find_output_shapes(run_at: Callable[[int, int], Run]) -> dict[str, tuple[Dim
     """
     runs = [run_at(*size) for size in _SIZES]
     row = run_at(1, _SIZES[1][1])
+    smallest = [row, run_at(_SIZES[1][0], 1), run_at(1, 1)]
     shapes: dict[str, tuple[Dimension, ...]] = {}
     for name, at_second in runs[1].outputs.items():
         sizes = [tuple(run.outputs[name].shape) for run in runs]
-        if len({len(size) for size in sizes}) != 1:
-            raise LiftError(f"{name} has another number of axes at another batch size or length: {sizes}")
+        if len({len(size) for size in (*sizes, *(run.outputs[name].shape for run in smallest))}) != 1:
+            raise LiftError(f"{name} has another number of axes at another size, as squeeze() makes it; keep axes of size 1")
         shape = tuple(_dimension(name, seen) for seen in zip(*sizes, strict=True))
         if f"{BATCH}*{TIME}" in shape:
             shape = _flattening_order(shape, at_second, row.outputs[name])
         if not any(isinstance(size, str) and BATCH in size for size in shape):
             raise LiftError(f"{name} has no batch axis (shape {sizes[1]} at batch {_SIZES[1][0]}); return a value per row")
+        symbols = "*".join(size for size in shape if isinstance(size, str)).split("*")
+        if len(symbols) != len(set(symbols)):
+            raise LiftError(f"{name} has the shape {shape}; batch and seq_len may stand once each")
+        many = batch_first(at_second, shape, *_SIZES[1])
+        if far_apart(many[:1], batch_first(row.outputs[name], shape, 1, _SIZES[1][1])):
+            raise LiftError(
+                f"{name}: a row alone gives another answer than in a batch; the rows must not depend on each other"
+            )
         shapes[name] = shape
     return shapes
+
+
+def far_apart(a: Tensor, b: Tensor) -> bool:
+    """Whether two answers differ by more than rounding, on the scale of the answers themselves."""
+    a, b = a.double().nan_to_num(), b.double().nan_to_num()
+    scale = torch.maximum(a.abs().max(), b.abs().max()) if a.numel() else torch.tensor(0.0)
+    return a.shape != b.shape or not torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(scale))
 
 
 def repeat(tensor: Tensor, axis: int, size: int) -> Tensor:
@@ -178,7 +194,9 @@ def _dimension(name: str, seen: tuple[int, ...]) -> Dimension:
 def _flattening_order(shape: tuple[Dimension, ...], output: Tensor, row: Tensor) -> tuple[Dimension, ...]:
     """Which of batch and time is outermost: the first row, run alone, must be found where the order says."""
     (batch, steps), axis = _SIZES[1], shape.index(f"{BATCH}*{TIME}")
-    split = output.reshape(*output.shape[:axis], batch, steps, *output.shape[axis + 1 :]).select(axis, 0)
-    if torch.allclose(split, row, rtol=1e-3, atol=1e-4):
-        return shape
-    return tuple(f"{TIME}*{BATCH}" if i == axis else size for i, size in enumerate(shape))
+    errors = []
+    for first, second, place in ((batch, steps, axis), (steps, batch, axis + 1)):
+        split = output.reshape(*output.shape[:axis], first, second, *output.shape[axis + 1 :]).select(place, 0)
+        errors.append(float((split.double() - row.double()).abs().max()))
+    batch_outermost = errors[0] <= errors[1]
+    return tuple(size if i != axis or batch_outermost else f"{TIME}*{BATCH}" for i, size in enumerate(shape))

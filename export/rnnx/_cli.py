@@ -85,10 +85,12 @@ def export(name: str, checkpoint: Path | None, output: Path) -> None:
 
     The artifact is compared with the eager module before anything is written.
     """
+    from rnnx._export import check_target
     from rnnx_models import get_recipe
 
     get_recipe(name)  # a misspelt name is told before anything is trained
     path = checkpoint or _checkpoint_path(name)
+    check_target(output)  # before anything is trained
     if checkpoint is None and not path.exists():
         click.echo(f"no checkpoint at {path}: training {name}", err=True)
         _train(name, 0, None, path)

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,8 +18,9 @@ from rnnx._axes import has_time
 from rnnx._errors import ExportError, ParityError
 from rnnx._lift import Lift, LiftedInput, StateSlot
 from rnnx._lower import lower, lower_initial
-from rnnx._parity import ParityReport, prove
-from rnnx_runtime import load
+from rnnx._parity import ParityReport, prove, prove_torchscript
+from rnnx._quiet import quiet
+from rnnx_runtime import ArtifactError, Model, load
 from rnnx_runtime.artifact import (
     FORMAT_VERSION,
     INITIAL_KEY,
@@ -53,7 +53,7 @@ class Exported:
 
     Attributes:
         path: the artifact.
-        torchscript: the TorchScript file; None where torch refused, for the reason in `torchscript_refused`.
+        torchscript: the TorchScript file; None where torch refused, or made another module of it: `torchscript_refused`.
         size: bytes of the artifact.
         operators: nodes of the graph, in order.
     """
@@ -77,7 +77,6 @@ def export(
     codec: Codec | None = None,
     sampling: Sampling | None = None,
     name: str | None = None,
-    progress: Callable[[str], None] = lambda stage: None,
 ) -> Exported:
     """Export a recurrent module, unmodified, to a sealed ONNX artifact, and to TorchScript beside it.
 
@@ -94,7 +93,6 @@ def export(
         codec: how text becomes tokens, so that the artifact answers text.
         sampling: how the artifact answers with text of its own: what it is told first, and what ends its answer.
         name: of the model in the manifest; the module's class by default.
-        progress: called with the name of each stage as it begins.
 
     Raises:
         LiftError: the module's state or axes cannot be made explicit.
@@ -102,33 +100,37 @@ def export(
         ExportError: torch cannot trace it.
         OSError: a file cannot be written; what was there is untouched.
     """
-    target = _checked_path(path)
-    progress("lift")
-    lift = Lift(module, example)
-    if codec is not None:
-        _check_codec(lift, codec)
-    progress("lower")
-    model = lower(lift)
-    initial = lower_initial(lift) if lift.conditions else None
-    script, refused = _try_torchscript(lift)
-    progress("prove")
-    manifest = _manifest(lift, module, codec, sampling, name or type(module).__name__)
-    report = prove(lift, load(_sealed(model, initial, manifest)), script)
-    if not report.passed:
-        raise ParityError(f"the exported model differs from {lift.name}; nothing was written\n{report.table()}")
-    progress("seal")
-    manifest = msgspec.structs.replace(manifest, parity=report.summary())
-    data = _sealed(model, initial, manifest)
-    proven = load(data)
-    script_path = None if script is None else target.with_suffix(".pt")
-    report_path = target.with_suffix(".parity.json")
-    if script is not None and script_path is not None:
+    target = check_target(path)
+    with quiet():
+        lift = Lift(module, example)
+        if codec is not None:
+            _check_codec(lift, codec)
+        model = lower(lift)
+        initial = lower_initial(lift) if lift.conditions else None
+        script, refused = _try_torchscript(lift)
+        manifest = _manifest(lift, module, codec, sampling, name or type(module).__name__)
+        report = prove(lift, _load(_sealed(model, initial, manifest)))
+        if not report.passed:
+            raise ParityError(f"the exported model differs from {lift.name}; nothing was written\n{report.table()}")
+        if script is not None:
+            with_script = report.also(prove_torchscript(lift, script))
+            if with_script.passed:
+                report = with_script
+            else:
+                script, refused = None, f"the TorchScript of {lift.name} differs from it\n{with_script.table()}"
+        manifest = msgspec.structs.replace(manifest, parity=report.summary())
+        data = _sealed(model, initial, manifest)
+        proven = _load(data)
+    script_path, report_path = _beside(target)
+    if script is not None:
         write_atomic(script_path, _torchscript.serialise(script, manifest))
+    elif script_path.exists():
+        script_path.unlink()  # of an export before: ours, `check_target` made sure
     write_atomic(report_path, report.to_json())
     write_atomic(target, data)
     return Exported(
         path=target,
-        torchscript=script_path,
+        torchscript=None if script is None else script_path,
         torchscript_refused=refused,
         parity_path=report_path,
         manifest=manifest,
@@ -139,12 +141,36 @@ def export(
     )
 
 
-def _checked_path(path: str | os.PathLike[str]) -> Path:
+def check_target(path: str | os.PathLike[str]) -> Path:
+    """The path of an artifact that can be written, with its companions.
+
+    Raises:
+        ExportError: it does not end in .onnx, or the TorchScript file would replace one that is not ours.
+        OSError: one of the files cannot be written there.
+    """
     target = Path(path)
     if target.suffix != ".onnx":
         raise ExportError(f"the artifact's name must end in .onnx, got {target.name!r}; for example artifacts/model.onnx")
-    check_writable(target)
+    script, report = _beside(target)
+    for file in (target, script, report):
+        check_writable(file)
+    if script.exists() and not _torchscript.is_ours(script):
+        raise ExportError(
+            f"{script} would be replaced by TorchScript, but it is not an export of rnnx; move it, or choose another name"
+        )
     return target
+
+
+def _beside(target: Path) -> tuple[Path, Path]:
+    """Where the TorchScript file and the parity report go."""
+    return target.with_suffix(".pt"), target.with_suffix(".parity.json")
+
+
+def _load(data: bytes) -> Model:
+    try:
+        return load(data)
+    except ArtifactError as error:
+        raise ExportError(f"the module needs what an artifact may not hold: {error}") from error
 
 
 def _try_torchscript(lift: Lift) -> tuple[torch.jit.ScriptModule | None, str | None]:
@@ -172,7 +198,7 @@ def _manifest(lift: Lift, module: nn.Module, codec: Codec | None, sampling: Samp
     outputs = tuple(
         Output(
             name=output,
-            dtype="float32",
+            dtype=_dtype(output, lift.dtypes[output]),
             shape=shape,
             role="logits" if symbols is not None and shape[-1] == symbols and has_time(shape) else "values",
         )
@@ -212,6 +238,12 @@ def _manifest(lift: Lift, module: nn.Module, codec: Codec | None, sampling: Samp
     )
 
 
+def _dtype(name: str, dtype: str) -> Any:
+    if dtype not in ("float32", "float64", "int32", "int64", "bool"):
+        raise ExportError(f"{name} is {dtype}; an artifact answers with float32, float64, int32, int64 or bool: convert it")
+    return dtype
+
+
 def _init(slot: StateSlot) -> Zeros | Constant | Computed:
     if slot.computed:
         return Computed()
@@ -219,9 +251,7 @@ def _init(slot: StateSlot) -> Zeros | Constant | Computed:
 
 
 def _input(spec: LiftedInput, codec: Codec | None) -> Input:
-    dtype: Any = str(spec.example.dtype).removeprefix("torch.")
-    if dtype not in ("float32", "int32", "int64", "bool"):
-        raise ExportError(f"{spec.name} is {dtype}; an artifact takes float32, int32, int64 or bool: convert the example")
+    dtype = _dtype(spec.name, str(spec.example.dtype).removeprefix("torch."))
     looked_up, size = spec.vocabulary_size, spec.vocabulary_size
     if codec is not None and dtype.startswith("int"):
         size = size or len(codec.vocabulary)
@@ -262,7 +292,7 @@ def _golden(lift: Lift) -> GoldenTrace:
 def _weights_digest(module: nn.Module) -> str:
     """SHA-256 over names, types, shapes and bytes of all weights."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted((*module.named_parameters(), *module.named_buffers())):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rnnx._eager import EagerModule, named_tensors
+from rnnx._eager import frozen_copy, named_tensors
 from rnnx._lift import Lift
 from rnnx._sites import Call, LayerSite, Site
 
@@ -20,7 +20,7 @@ class LiftedModule(nn.Module, ABC):
 
     def __init__(self, lift: Lift) -> None:
         super().__init__()
-        self.module = EagerModule(lift.sited.eager.module).module
+        self.module = frozen_copy(lift.sited.eager.module)
         self._lift = lift
         self._given: dict[str, list[Tensor]] = {}
         self._next: dict[str, list[Tensor]] = {}
@@ -43,7 +43,7 @@ class LiftedModule(nn.Module, ABC):
         states = iter(tensors[len(lift.inputs) :])
         self._given = {site.path: [next(states) for _ in site.names] for site in lift.sited.sites}
         self._next = {}
-        args, kwargs = lift.arguments(inputs)
+        args, kwargs = lift.arguments(inputs, tensors[len(lift.inputs) :])
         try:
             found = named_tensors(self.module(*args, **kwargs))
             following = [state for site in lift.sited.sites for state in self._next[site.path]]
@@ -90,7 +90,7 @@ class InitialModule(nn.Module):
 
     def __init__(self, lift: Lift) -> None:
         super().__init__()
-        self.module = EagerModule(lift.sited.eager.module).module
+        self.module = frozen_copy(lift.sited.eager.module)
         self._lift = lift
         self._given: dict[str, list[Tensor | None]] = {}
         for site in lift.sited.sites:

@@ -1,6 +1,7 @@
 """torch and onnxscript talk while they export; none of it is for our users."""
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back warnings, and log records below an error.
+    """Hold back warnings, log records below an error, and what is printed to standard error.
 
     For the whole process, while it lasts: torch gives its loggers new handlers in the middle of an export, so no single
     logger can be asked.
@@ -16,7 +17,7 @@ def quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

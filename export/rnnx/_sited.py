@@ -10,17 +10,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rnnx._eager import EagerModule, Example, Run
+from rnnx._eager import EagerModule, Example, Run, first_line
 from rnnx._errors import LiftError
-from rnnx._sites import Arguments, CellSite, LayerSite, Site, find_cells, is_same
+from rnnx._sites import Arguments, CellSite, LayerSite, Site, find_cells
+
+_TORCHS_OWN = (nn.RNN.forward, nn.LSTM.forward, nn.GRU.forward)
 
 
 @dataclass(frozen=True)
-class _Argument:
-    """A state that the caller hands over: the states of these slots, joined along axis 0, in the argument's shape."""
+class StateArgument:
+    """A state that the caller hands over: the states of these slots, joined along axis 0, in the argument's shape.
+
+    `returned` is the output that hands the next one back; None where the module does not return it.
+    """
 
     slots: tuple[int, ...]
     shape: tuple[int, ...] | None  # -1 for the batch; None where joining is all there is to do
+    returned: str | None
 
     def of(self, states: Sequence[Tensor]) -> Tensor:
         joined = torch.cat([states[slot] for slot in self.slots])
@@ -34,7 +40,8 @@ class SitedModule:
         eager: the reference.
         sites: where state passes through, in the order of their first calls.
         inputs: the example's tensors by name, without states.
-        explicit: which states the caller hands over as arguments, by number.
+        state_arguments: the states that the caller hands over, by the name of the argument.
+        state_outputs: outputs that are nothing but final states.
         example_run: what the module did on the example.
     """
 
@@ -46,19 +53,26 @@ class SitedModule:
         self._check_function(arguments)
         self.sites = self._find_sites(arguments)
         self.example_run = self.eager.run(arguments, self.sites)
-        self._arguments = self._find_arguments(self.example_run)
-        self.explicit = {slot for argument in self._arguments.values() for slot in argument.slots}
-        self.inputs = {name: tensor for name, tensor in self._example.tensors.items() if name not in self._arguments}
+        self.state_arguments: dict[str, StateArgument] = {}
+        self.state_outputs: set[str] = set()
+        self._find_handed_over()
+        self.inputs = {name: tensor for name, tensor in self._example.tensors.items() if name not in self.state_arguments}
 
     @property
     def names(self) -> list[str]:
         """The names of all states, in the order of the sites."""
         return [name for site in self.sites for name in site.names]
 
+    @property
+    def explicit(self) -> set[int]:
+        """Which states the caller hands over, by number."""
+        return {slot for argument in self.state_arguments.values() for slot in argument.slots}
+
     def arguments(self, inputs: Mapping[str, Tensor], states: Sequence[Tensor]) -> Arguments:
         """What `forward` is called with; the states fill the arguments that ask for them."""
         tensors = [
-            self._arguments[name].of(states) if name in self._arguments else inputs[name] for name in self._example.tensors
+            self.state_arguments[name].of(states) if name in self.state_arguments else inputs[name]
+            for name in self._example.tensors
         ]
         return self._example.arguments(tensors)
 
@@ -74,8 +88,11 @@ class SitedModule:
         """How many steps a run took.
 
         Raises:
-            LiftError: the sites don't agree.
+            LiftError: the sites don't agree, or one was not called.
         """
+        for site in self.sites:
+            if not run.of(site.path):
+                raise LiftError(f"{site.path or 'the module'}: it is called on the example, but not at every size")
         counts = {site.steps(run.of(site.path)) for site in self.sites}
         if len(counts) != 1:
             raise LiftError(f"the sites of state take different numbers of steps, {sorted(counts)}; they must go in lockstep")
@@ -89,20 +106,19 @@ class SitedModule:
         """The states that a run ended with."""
         return [state for site in self.sites for state in site.take(run.of(site.path)[-1].returned)]
 
-    def is_state(self, output: str) -> bool:
-        """Whether a tensor that the module returns is nothing but a site's final state."""
-        tensor, run = self.example_run.outputs[output], self.example_run
-        return any(is_same(tensor, whole) for site in self.sites for whole in site.final(run.of(site.path)[-1].returned))
-
     def _check_function(self, arguments: Arguments) -> None:
         """Refuse a module that is not a function of its inputs."""
+        tensors = list(self._example.tensors.values())
         try:
-            first, second = self.eager.run(arguments), self.eager.run(arguments)
+            first, second = self.eager.run(arguments), self.eager.run(self._example.arguments(tensors))
+        except LiftError:
+            raise
         except Exception as error:
-            reason = str(error).strip().split("\n", 1)[0]
-            raise LiftError(f"{self.eager.name} does not run on the example: {type(error).__name__}: {reason}") from error
+            raise LiftError(
+                f"{self.eager.name} does not run on the example: {type(error).__name__}: {first_line(error)}"
+            ) from error
         if not first.outputs:
-            raise LiftError(f"{self.eager.name} returns no tensor")
+            raise LiftError(f"{self.eager.name} returns no tensor, nor a tuple, list or dict of them")
         for name, tensor in first.outputs.items():
             if name not in second.outputs or not torch.equal(tensor.nan_to_num(), second.outputs[name].nan_to_num()):
                 raise LiftError(
@@ -114,14 +130,21 @@ class SitedModule:
         """Cells, and the recurrent layers outside of them."""
         layers = self.eager.layers()
         watch = [path for path, _ in self.eager.module.named_modules() if path]
-        run = self.eager.run(arguments, watch=[*watch, *layers])
+        run = self.eager.run(arguments, watch=[*watch, *(path for path in layers if not path)])
         cells = find_cells(run.calls)
         if not cells and not any(run.of(path) for path in layers):
             cells = self._find_cells_in_longer_example(watch)
+        inside = tuple(cell.path for cell in cells)
         sites: dict[str, Site] = {cell.path: cell for cell in cells}
         for path, layer in layers.items():
-            if not any(path == cell.path or path.startswith(f"{cell.path}.") for cell in cells):
+            if run.of(path) and not _is_inside(path, inside):
                 sites[path] = _layer_site(path, layer, run)
+        for path, module in self.eager.module.named_modules():
+            if isinstance(module, nn.RNNCellBase) and run.of(path) and not _is_inside(path, inside):
+                raise LiftError(
+                    f"{path}: this cell is not given, step by step, what it returned the step before; call it once for every "
+                    "step, and hand its state on as it is"
+                )
         if not sites:
             raise LiftError(
                 f"{self.eager.name} has no nn.RNN, nn.LSTM or nn.GRU, and no cell that is given what it returned the step "
@@ -144,18 +167,62 @@ class SitedModule:
                     return cells
         return []
 
-    def _find_arguments(self, run: Run) -> dict[str, _Argument]:
-        """Which of the module's arguments are states: those that a site is given as they are."""
-        arguments: dict[str, _Argument] = {}
+    def _find_handed_over(self) -> None:
+        """Which arguments are states, and which outputs hand the next ones back: those of equal values, on random values."""
+        run, tensors = self._run_on_random_floats()
         offset = 0
         for site in self.sites:
-            for whole, slots in site.wholes(run.of(site.path)[0]):
-                for name, tensor in self._example.tensors.items():
-                    if is_same(tensor, whole):
-                        shape = _argument_shape(name, tensor, whole)
-                        arguments[name] = _Argument(tuple(offset + slot for slot in slots), shape)
+            calls = run.of(site.path)
+            finals = site.final(calls[-1].returned)
+            explicit = set()
+            for whole, slots in site.wholes(calls[0]):
+                final = finals[slots[0]]
+                for name, tensor in tensors.items():
+                    if tensor.numel() != whole.numel() or not torch.equal(tensor.reshape(whole.shape), whole):
+                        continue
+                    if name in self.state_arguments:
+                        raise LiftError(
+                            f"{name}: two recurrent layers begin with this one state; give each a state of its own"
+                        )
+                    shape = _argument_shape(name, tensor, whole)
+                    returned = next((n for n, t in run.outputs.items() if _equal_as(t, final, tensor.shape)), None)
+                    if returned is None and any(t.shape == tensor.shape for t in run.outputs.values()):
+                        raise LiftError(
+                            f"{name}: the state that forward returns is not what {site.path or 'the module'} ended with; return it as it is"
+                        )
+                    self.state_arguments[name] = StateArgument(tuple(offset + slot for slot in slots), shape, returned)
+                    explicit |= set(slots)
+                    if returned is not None:
+                        self.state_outputs.add(returned)
+            if explicit and explicit != set(range(len(site.names))):
+                kept = [name for slot, name in enumerate(site.names) if slot not in explicit]
+                raise LiftError(
+                    f"{site.path or 'the module'}: some of its states are arguments, but {kept} are not; pass all or none"
+                )
+            self.state_outputs |= {
+                n for n, t in run.outputs.items() if any(_equal_as(t, final, final.shape) for final in finals)
+            }
             offset += len(site.names)
-        return arguments
+
+    def _run_on_random_floats(self) -> tuple[Run, dict[str, Tensor]]:
+        generator = torch.Generator().manual_seed(0)
+        tensors = {
+            name: torch.rand(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor
+            for name, tensor in self._example.tensors.items()
+        }
+        try:
+            return self.eager.run(self._example.arguments(list(tensors.values())), self.sites), tensors
+        except Exception as error:
+            raise LiftError(f"{self.eager.name} does not run on random values: {first_line(error)}") from error
+
+
+def _is_inside(path: str, outer: Sequence[str]) -> bool:
+    return any(path == other or path.startswith(f"{other}.") for other in outer)
+
+
+def _equal_as(tensor: Tensor, final: Tensor, shape: Sequence[int]) -> bool:
+    """Whether a returned tensor is a final state, in its own shape or in that of the argument it belongs to."""
+    return tuple(tensor.shape) == tuple(shape) and torch.equal(tensor.reshape(final.shape), final)
 
 
 def _layer_site(path: str, layer: nn.RNNBase, run: Run) -> LayerSite:
@@ -163,6 +230,8 @@ def _layer_site(path: str, layer: nn.RNNBase, run: Run) -> LayerSite:
     calls = run.of(path)
     if len(calls) != 1:
         raise LiftError(f"{where}: forward calls this recurrent layer {len(calls)} times; it must call it once")
+    if type(layer).forward not in _TORCHS_OWN:
+        raise LiftError(f"{where}: {type(layer).__name__} has a forward of its own; wrap the layer in a module instead")
     site = LayerSite(path, layer)
     x = site.x(calls[0])
     if not isinstance(x, Tensor) or x.ndim != 3:
@@ -189,10 +258,8 @@ def _refuse_unsupported(eager: EagerModule) -> None:
             raise LiftError(f"{where}: a bidirectional layer needs the whole sequence and cannot be stepped")
         if layer.proj_size:
             raise LiftError(f"{where}: proj_size is not supported yet")
-    for name, parameter in eager.module.state_dict().items():
-        if parameter.is_floating_point() and parameter.dtype != torch.float32:
-            raise LiftError(
-                f"{name} is {parameter.dtype}; ONNX Runtime's recurrent operators are float32: export module.float()"
-            )
-        if parameter.is_floating_point() and not parameter.isfinite().all():
+    for name, weight in (*eager.module.named_parameters(), *eager.module.named_buffers()):
+        if weight.is_floating_point() and weight.dtype != torch.float32:
+            raise LiftError(f"{name} is {weight.dtype}; ONNX Runtime's recurrent operators are float32: export module.float()")
+        if weight.is_floating_point() and not weight.isfinite().all():
             raise LiftError(f"{name} holds NaN or infinity; train the module again")

@@ -214,11 +214,6 @@ def is_same(a: object, b: object) -> bool:
     )
 
 
-def shares_memory(a: Tensor, b: Tensor) -> bool:
-    """Whether one tensor is a view of the other, or of a part of it."""
-    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
-
-
 def _tuple(hx: Any) -> tuple[Tensor, ...]:
     return tuple(hx) if isinstance(hx, tuple | list) else (hx,)
 

@@ -5,7 +5,9 @@ the same. Our runtime never loads it.
 """
 
 import io
+import zipfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,7 +56,34 @@ def serialise(script: torch.jit.ScriptModule, manifest: Manifest) -> bytes:
     buffer = io.BytesIO()
     with quiet():
         torch.jit.save(script, buffer, _extra_files={MANIFEST_KEY: manifest.encode()})
-    return buffer.getvalue()
+    return _without_source(buffer)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is TorchScript that rnnx wrote."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(f"/extra/{MANIFEST_KEY}") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def _without_source(buffer: io.BytesIO) -> bytes:
+    """The archive without the debug records: they hold paths of this machine, and change from run to run.
+
+    torch maps the weights, so they begin at multiples of 64, as in the archive that it wrote.
+    """
+    out = io.BytesIO()
+    with zipfile.ZipFile(buffer) as archive, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as kept:
+        for name in archive.namelist():
+            if name.endswith(".debug_pkl"):
+                continue
+            entry = zipfile.ZipInfo(name)  # dated 1980
+            start = out.tell() + 30 + len(name.encode())
+            padding = -(start + 4) % 64
+            entry.extra = b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
+            kept.writestr(entry, archive.read(name))
+    return out.getvalue()
 
 
 def _loop(step: torch.jit.ScriptModule, lift: Lift) -> torch.jit.ScriptModule:
