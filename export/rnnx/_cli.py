@@ -11,9 +11,10 @@ import click
 
 from rnnx import __version__, missing_package
 from rnnx._cli_run import generate, infer
-from rnnx._describe import Description, amount
+from rnnx._cli_train import Options, checkpoint_path, train, train_with
+from rnnx._describe import Description
 from rnnx_runtime import RnnxError
-from rnnx_runtime.artifact import check_writable, open_artifact
+from rnnx_runtime.artifact import open_artifact
 
 _ARTIFACTS: Final = Path("artifacts")
 _EXPORT_PACKAGES: Final = ("numpy", "onnx", "onnx_ir", "onnxscript", "safetensors", "torch")
@@ -59,14 +60,7 @@ def models() -> None:
         click.echo(f"{name:<{width}}  {summary}")
 
 
-@main.command()
-@click.option("--model", "name", required=True, metavar="NAME", help="One of `rnnx models`.")
-@click.option("--seed", default=0, show_default=True, help="The same seed gives the same checkpoint.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Default: what the model's recipe says.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: artifacts/NAME.safetensors")
-def train(name: str, seed: int, epochs: int | None, output: Path | None) -> None:
-    """Train a model and save a checkpoint."""
-    _train(name, seed, epochs, output or _checkpoint_path(name))
+main.add_command(train)
 
 
 @main.command()
@@ -89,11 +83,11 @@ def export(name: str, checkpoint: Path | None, output: Path) -> None:
     from rnnx_models import get_recipe
 
     get_recipe(name)  # a misspelt name is told before anything is trained
-    path = checkpoint or _checkpoint_path(name)
+    path = checkpoint or checkpoint_path(name)
     check_target(output)  # before anything is trained
     if checkpoint is None and not path.exists():
         click.echo(f"no checkpoint at {path}: training {name}", err=True)
-        _train(name, 0, None, path)
+        train_with(Options(model=name))
 
     from rnnx import export as export_module
     from rnnx_models.checkpoint import load_checkpoint
@@ -127,24 +121,3 @@ def inspect(artifact: Path, as_json: bool) -> None:
     click.echo(f"{artifact}: {opened.manifest.name}")
     for line in description.lines():
         click.echo(line)
-
-
-def _checkpoint_path(name: str) -> Path:
-    return _ARTIFACTS / f"{name}.safetensors"
-
-
-def _train(name: str, seed: int, epochs: int | None, output: Path) -> None:
-    from rnnx._progress import training_progress
-    from rnnx_models import get_recipe
-    from rnnx_models.checkpoint import save_checkpoint
-    from rnnx_models.train import train as train_module
-
-    recipe_type = get_recipe(name)
-    recipe = recipe_type(recipe_type.config_type())
-    check_writable(output)
-    with training_progress(name, epochs or recipe.epochs) as on_epoch:
-        header, weights = train_module(recipe, seed=seed, epochs=epochs, on_epoch=on_epoch)
-    save_checkpoint(output, header, weights)
-    click.echo(f"{output}: {name}, {amount(header.score)} {header.unit}, after {header.epochs} epochs", err=True)
-    if not header.reached:
-        click.echo(f"{name} did not reach its target; train longer with --epochs, or with another --seed", err=True)

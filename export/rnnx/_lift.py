@@ -220,7 +220,7 @@ class Lift:
         """Names, shapes and initial values; a value that random inputs change is computed."""
         sited, generator = self.sited, torch.Generator().manual_seed(0)
         given = sited.given(sited.example_run)
-        handed = [torch.zeros_like(after) if start is None else start for start, after in zip(given, following, strict=True)]
+        handed = [torch.randn(after.shape, generator=generator) for after in following]
         batch = self.batch_of(sited.inputs)
         try:
             others = [
@@ -232,7 +232,7 @@ class Lift:
         slots = []
         for place, (name, start, axis) in enumerate(zip(sited.names, given, batch_axes, strict=True)):
             explicit = place in sited.explicit
-            computed = any(not _equal(start, other[place]) for other in others)
+            computed = any(not _equal(handed[place] if explicit else start, other[place]) for other in others)
             if computed and explicit:
                 raise LiftError(f"{name}: the state is changed on its way in, depending on the inputs; hand it over as it is")
             sizes: list[Dimension] = list(following[place].shape)

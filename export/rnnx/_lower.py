@@ -122,10 +122,10 @@ def _refuse_guards(lift: Lift, captured: torch.export.ExportedProgram, axes: Seq
         return
     for guard in environment.guards:
         symbols = {str(symbol) for symbol in guard.expr.free_symbols}
-        alike = type(guard.expr).__name__ == "Equality" and all(side.is_Symbol for side in guard.expr.args)
-        meant = {names.get(symbol, BATCH) for symbol in symbols}
-        if symbols and not (alike and len(meant) == 1):
-            condition = re.sub(r"[su]\d+", lambda found: names.get(found.group(), BATCH), str(guard.expr))
+        one_size = type(guard.expr).__name__ == "Equality" and all(side.is_Symbol for side in guard.expr.args)
+        # A symbol that is no longer at an input is one that torch found to be equal to another.
+        if symbols and not (one_size and len({names[symbol] for symbol in symbols if symbol in names}) <= 1):
+            condition = re.sub(r"[su]\d+", lambda found: names.get(found.group(), "a size"), str(guard.expr))
             raise ExportError(
                 f"forward of {lift.name} does one thing where {condition}, another where not; an artifact does one"
             )

@@ -207,7 +207,7 @@ class SitedModule:
     def _run_on_random_floats(self) -> tuple[Run, dict[str, Tensor]]:
         generator = torch.Generator().manual_seed(0)
         tensors = {
-            name: torch.rand(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor
+            name: torch.randn(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor
             for name, tensor in self._example.tensors.items()
         }
         try:

@@ -78,7 +78,7 @@ def test_a_gru_that_applies_the_reset_gate_too_early_is_caught(monkeypatch, tmp_
         rnnx.export(module, example(module), tmp_path / "model.onnx")
 
 
-def test_a_wrong_torchscript_is_caught(monkeypatch, tmp_path):
+def test_a_wrong_torchscript_is_not_written(monkeypatch, tmp_path):
     computed = _torchscript.NativeModule.compute
 
     def compute(self, layer, x, states):
@@ -87,8 +87,10 @@ def test_a_wrong_torchscript_is_caught(monkeypatch, tmp_path):
 
     monkeypatch.setattr(_torchscript.NativeModule, "compute", compute)
     module = Hidden("gru")
-    with pytest.raises(rnnx.ParityError, match="torchscript"):
-        rnnx.export(module, example(module), tmp_path / "model.onnx")
+    done = rnnx.export(module, example(module), tmp_path / "model.onnx")
+    assert done.torchscript is None
+    assert "the TorchScript of Hidden differs from it" in done.torchscript_refused
+    assert not (tmp_path / "model.pt").exists()
 
 
 def test_a_failed_export_leaves_the_artifact_that_was_there(monkeypatch, tmp_path):

@@ -56,8 +56,8 @@ class FixedTime(Hidden):
     ("module", "match"),
     [
         (Noisy("gru"), "not a function of its inputs: two runs on the same example differ in output"),
-        (Computed("gru"), "layer: its initial h depends on the inputs"),
-        (Masked("gru"), "layer: its initial h depends on the inputs"),
+        (Computed("gru"), r"layer\.l0\.h: the initial state depends on the sequence x"),
+        (Masked("gru"), "hidden looks like a state that output.1 hands back|the state is changed on its way in"),
         (Twice("gru"), "layer: forward calls this recurrent layer 2 times"),
         (FixedTime("gru"), r"no axes of x \(4, 2, 3\) can be batch and time"),
         (Hidden("gru", bidirectional=True), "bidirectional layer needs the whole sequence"),
