@@ -38,7 +38,9 @@ def test_every_layer_is_exported_with_dynamic_axes_and_proven(kind, options, tmp
     done = rnnx.export(module, example(module), tmp_path / "model.onnx")
 
     assert done.parity.passed
-    checks = {"untouched", "whole", "one step", "chunks", "steps", "torchscript"} | ({"protocol"} if style is Explicit else set())
+    checks = {"untouched", "whole", "one step", "chunks", "steps", "torchscript"} | (
+        {"protocol"} if style is Explicit else set()
+    )
     assert {row[0] for row in done.parity.rows()} == checks
     assert done.manifest.streamable
     assert module.training

@@ -1,12 +1,27 @@
 """Artifacts made by hand: golden ones changed and sealed again, and a small one whose answers are known exactly."""
 
+import base64
 import json
 from collections.abc import Callable
 from typing import Any
 
 from tests.runtime import protobuf_writer as pb
 
-from rnnx_runtime.artifact import MANIFEST_KEY, Array, GoldenTrace, Input, Manifest, Output, Provenance, StateSpec, Zeros, seal
+from rnnx_runtime.artifact import (
+    INITIAL_KEY,
+    MANIFEST_KEY,
+    Array,
+    Computed,
+    GoldenTrace,
+    Input,
+    Manifest,
+    Output,
+    Provenance,
+    StateSpec,
+    Zeros,
+    open_artifact,
+    seal,
+)
 
 SEAL_SIZE = 81
 
@@ -16,17 +31,19 @@ def sealed_again(data: bytes, *extra: bytes) -> bytes:
     return seal(data[:-SEAL_SIZE] + b"".join(extra))
 
 
-def with_manifest(data: bytes, manifest: Manifest, change: Callable[[dict[str, Any]], object]) -> bytes:
+def with_manifest(data: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
     """An artifact that says something else of itself."""
-    said = json.loads(manifest.encode())
+    text = open_artifact(data).graph.metadata[MANIFEST_KEY]
+    said = json.loads(text)
     change(said)
-    old, new = (pb.metadata(MANIFEST_KEY, text) for text in (manifest.encode(), json.dumps(said)))
+    old, new = pb.metadata(MANIFEST_KEY, text), pb.metadata(MANIFEST_KEY, json.dumps(said))
     assert data.count(old) == 1
     return seal(data[:-SEAL_SIZE].replace(old, new))
 
 
-def running_sum_manifest(*further_inputs: Input) -> Manifest:
+def running_sum_manifest(*further_inputs: Input, conditions: tuple[Input, ...] = ()) -> Manifest:
     """Values `(T, B, 2)`, time-major; the answer of a step is the sum so far, which is also the state."""
+    init = Computed() if conditions else Zeros()
     nothing = {"x": Array(dtype="float32", shape=(0, 1, 2), data=b"")}
     return Manifest(
         format_version=1,
@@ -34,12 +51,13 @@ def running_sum_manifest(*further_inputs: Input) -> Manifest:
         inputs=(Input(name="x", dtype="float32", shape=("seq_len", "batch", 2), role="values"), *further_inputs),
         outputs=(Output(name="y", dtype="float32", shape=("seq_len", "batch", 2), role="values"),),
         states=(
-            StateSpec(name="sum", input="h", output="h.next", dtype="float32", shape=("batch", 2), batch_axis=0, init=Zeros()),
+            StateSpec(name="sum", input="h", output="h.next", dtype="float32", shape=("batch", 2), batch_axis=0, init=init),
         ),
         streamable=True,
         lowering="recurrent",
         precision="float32",
         provenance=Provenance(module="none", weights_sha256="0" * 64, versions={}),
+        conditions=conditions,
         golden=GoldenTrace(inputs=nothing, states={}, outputs={}, next_states={}),
     )
 
@@ -90,3 +108,26 @@ def with_second_input(operator: str, name: str, shape: tuple[int | str, ...]) ->
         [pb.value_info("h.next", ["batch", 2]), pb.value_info("y", ["seq_len", "batch", 2])],
     )
     return seal(pb.model(the_graph, pb.metadata(MANIFEST_KEY, running_sum_manifest(second).encode())))
+
+
+IMAGE = Input(name="image", dtype="float32", shape=("batch", 2), role="values")
+SCALE = Input(name="scale", dtype="float32", shape=("batch", 1), role="values")
+
+
+def doubling(condition: str = "image", state: str = "sum", *nodes: bytes) -> bytes:
+    """A second graph: the initial state is twice the condition."""
+    return pb.model(
+        pb.graph(
+            nodes or [pb.node("Add", [condition, condition], [state])],
+            [pb.value_info(condition, ["batch", 2])],
+            [pb.value_info(state, ["batch", 2])],
+        )
+    )
+
+
+def computed_sum(second: bytes | str | None, *conditions: Input) -> bytes:
+    """A running sum that starts where `second` says: an ONNX model, the text that stands for it, or nothing at all."""
+    manifest = running_sum_manifest(conditions=conditions or (IMAGE,))
+    text = base64.b64encode(second).decode() if isinstance(second, bytes) else second
+    entries = [] if text is None else [pb.metadata(INITIAL_KEY, text)]
+    return seal(pb.model(running_sum_graph(), *entries, pb.metadata(MANIFEST_KEY, manifest.encode())))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-FLOAT = 1  # TensorProto.DataType
+FLOAT, INT64 = 1, 7  # TensorProto.DataType
 
 
 def varint(number: int) -> bytes:

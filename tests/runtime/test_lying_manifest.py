@@ -1,14 +1,12 @@
+import struct
+
 import numpy as np
 import pytest
-
-from rnnx_runtime import InputError, RnnxError, load
+from tests.runtime import handmade
+from tests.runtime import protobuf_writer as pb
 from tests.runtime.handmade import with_manifest
 
-
-def lies(**changes):
-    """One lie about a tensor: `inputs`, `outputs` or `states`, and what is said of each."""
-    (group, said_of_each), *_ = changes.items()
-    return pytest.param(group, said_of_each, id=f"{group}-{said_of_each}")
+from rnnx_runtime import ExecutionError, InputError, RnnxError, load
 
 
 @pytest.fixture(scope="module")
@@ -16,45 +14,88 @@ def data(golden):
     return (golden / "char_rnn.onnx").read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("group", "said_of_each"),
-    [
-        lies(inputs={"dtype": "int32"}),
-        lies(outputs={"shape": ["batch*seq_len", 1]}),
-        lies(outputs={"shape": ["batch*seq_len", 4000]}),
-        lies(outputs={"shape": ["batch", 4]}),
-        lies(outputs={"shape": ["seq_len", "batch", 8]}),
-        lies(outputs={"dtype": "float64"}),
-        lies(outputs={"dtype": "bool"}),
-        lies(states={"shape": [1, "batch", 4]}),
-        lies(states={"shape": [1, "batch", 4000]}),
-        lies(states={"shape": ["batch", 8], "batch_axis": 0}),
-        lies(states={"dtype": "float64"}),
-        lies(states={"dtype": "int32"}),
-    ],
-)
-@pytest.mark.parametrize("ask", ["run", "step", "stream"])
-def test_a_manifest_that_says_other_shapes_or_types_than_the_graph_gets_no_answer(data, char_rnn, group, said_of_each, ask):
-    lying = with_manifest(data, char_rnn.manifest, lambda said: [tensor.update(said_of_each) for tensor in said[group]])
-    asks = {
-        "run": lambda model: model.run([[0, 1]]),
-        "step": lambda model: model.step([0], model.initial_state()),
-        "stream": lambda model: model.stream().step([0]),
-    }
+LIES = {
+    "input of another type": ("inputs", {"dtype": "int32"}),
+    "output too narrow": ("outputs", {"shape": ["batch*seq_len", 1]}),
+    "output too wide": ("outputs", {"shape": ["batch*seq_len", 4000]}),
+    "output in another layout": ("outputs", {"shape": ["seq_len", "batch", 8]}),
+    "output of another type": ("outputs", {"dtype": "float64"}),
+    "output of another kind": ("outputs", {"dtype": "bool"}),
+    "state too narrow": ("states", {"shape": [1, "batch", 4]}),
+    "state too wide": ("states", {"shape": [1, "batch", 4000]}),
+    "state of another rank": ("states", {"shape": ["batch", 8], "batch_axis": 0}),
+    "state of another type": ("states", {"dtype": "float64"}),
+    "state of another kind": ("states", {"dtype": "int32"}),
+}
+ASKS = {
+    "run": lambda model: model.run([[0, 1]]),
+    "step": lambda model: model.step([0], model.initial_state()),
+    "stream step": lambda model: model.stream().step([0]),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("ask", ASKS)
+def test_a_manifest_that_says_other_shapes_or_types_than_the_graph_gets_no_answer(data, lie, ask):
+    group, said_of_each = LIES[lie]
+    lying = with_manifest(data, lambda said: [tensor.update(said_of_each) for tensor in said[group]])
     with pytest.raises(RnnxError):
-        asks[ask](load(lying))
+        ASKS[ask](load(lying))
 
 
 @pytest.mark.parametrize("token", [-1, -4])
-def test_tokens_below_zero_are_refused_though_the_manifest_gives_no_vocabulary_size(data, char_rnn, token):
-    lying = with_manifest(data, char_rnn.manifest, lambda said: said["inputs"][0].update(vocabulary_size=None))
+def test_tokens_below_zero_are_refused_though_the_manifest_gives_no_vocabulary_size(data, token):
+    lying = with_manifest(data, lambda said: said["inputs"][0].update(vocabulary_size=None))
     with pytest.raises(RnnxError):
         load(lying).stream().step([token])
 
 
 def test_an_artifact_that_cannot_be_stepped_says_why_and_still_answers_whole_sequences(data, char_rnn):
     change = {"streamable": False, "not_streamable_because": "it looks ahead"}
-    model = load(with_manifest(data, char_rnn.manifest, lambda said: said.update(change)))
+    model = load(with_manifest(data, lambda said: said.update(change)))
     with pytest.raises(InputError, match=r"this model cannot be stepped: it looks ahead; use Model\.run"):
         model.stream()
     np.testing.assert_array_equal(model.run([[0, 1, 2]])[0], char_rnn.run([[0, 1, 2]])[0])
+
+
+@pytest.fixture(scope="module")
+def widening():
+    """An artifact whose answer is as wide as its largest input says, whatever it declares: y = Tile(sum, (1, 1, max(x)))."""
+    ones = pb.field(1, 2) + pb.field(2, pb.INT64) + pb.field(8, "ones") + pb.field(9, struct.pack("<2q", 1, 1))
+    one = pb.field(1, 1) + pb.field(2, pb.INT64) + pb.field(8, "one") + pb.field(9, struct.pack("<q", 1))
+    nodes = [
+        handmade.scan("sums"),
+        pb.node("ReduceMax", ["x"], ["largest"], [pb.integer("keepdims", 0)]),
+        pb.node("Cast", ["largest"], ["times"], [pb.integer("to", pb.INT64)]),
+        pb.node("Reshape", ["times", "one"], ["last"]),
+        pb.node("Concat", ["ones", "last"], ["repeats"], [pb.integer("axis", 0)]),
+        pb.node("Tile", ["sums", "repeats"], ["y"]),
+    ]
+    return load(handmade.running_sum(handmade.running_sum_graph(*nodes, weights=(ones, one))))
+
+
+@pytest.mark.parametrize("ask", ["run", "step", "stream step", "stream feed"])
+def test_an_answer_of_another_shape_than_declared_is_an_error_of_ours(widening, ask, capfd):
+    asks = {
+        "run": lambda x: widening.run(x[:, None]),
+        "step": lambda x: widening.step(x, widening.initial_state()),
+        "stream step": lambda x: widening.stream().step(x),
+        "stream feed": lambda x: widening.stream().feed(x[:, None]),
+    }
+    asks[ask](np.array([[1, 1]], np.float32))
+    with pytest.raises(ExecutionError):
+        asks[ask](np.array([[1, 2]], np.float32))
+
+
+def test_a_codec_with_more_symbols_than_the_graph_answers_never_gets_beyond_its_tokens(data):
+    longer = {"kind": "char", "vocabulary": "ehlopqrst"}
+    lying = with_manifest(data, lambda said: said.update(codec=longer))
+    with pytest.raises(RnnxError):
+        load(lying).infer("pqrst")
+
+
+def test_a_codec_with_fewer_symbols_than_the_graph_answers_never_gives_half_an_answer(data):
+    shorter = {"kind": "char", "vocabulary": "eh"}
+    lying = with_manifest(data, lambda said: said.update(codec=shorter))
+    with pytest.raises(RnnxError):
+        load(lying).infer("hehehe")

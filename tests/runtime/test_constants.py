@@ -1,0 +1,80 @@
+import pytest
+from tests.runtime import protobuf_writer as pb
+from tests.runtime.handmade import running_sum, running_sum_graph, scan, step_body
+
+from rnnx_runtime import ArtifactError
+from rnnx_runtime.artifact import open_artifact
+
+
+def _weight(name, dtype=pb.FLOAT):
+    return pb.fields(1, [1]) + pb.field(2, dtype) + pb.field(8, name) + pb.field(9, bytes(8))
+
+
+def _with_node(*nodes, weights=("w", "r"), integers=(), extra=b""):
+    stored = (*map(_weight, weights), *(_weight(name, pb.INT64) for name in integers))
+    return running_sum(running_sum_graph(scan(), *nodes, weights=stored, extra=extra))
+
+
+def _in_body(*nodes, inside=(), outside=("w", "r"), integers=()):
+    body = step_body(*nodes) + pb.fields(5, map(_weight, inside))
+    stored = (*map(_weight, outside), *(_weight(name, pb.INT64) for name in integers))
+    return running_sum(running_sum_graph(scan(body=body), weights=stored))
+
+
+@pytest.mark.parametrize("operator", ["RNN", "LSTM", "GRU"])
+def test_a_recurrent_node_reads_what_is_given_with_weights_that_are_stored(operator):
+    open_artifact(_with_node(pb.node(operator, ["x", "w", "r"], ["z"])))
+    open_artifact(_with_node(pb.node("Identity", ["x"], ["i"]), pb.node(operator, ["i", "w", "r", "", ""], ["z"])))
+    for inside, outside in ((("w", "r"), ()), ((), ("w", "r")), (("w",), ("r",))):
+        open_artifact(_in_body(pb.node(operator, ["now", "w", "r"], ["z"]), inside=inside, outside=outside))
+
+
+@pytest.mark.parametrize("operator", ["RNN", "LSTM", "GRU"])
+def test_a_recurrent_node_that_reads_a_constant_is_refused(operator):
+    reads = pb.node(operator, ["c", "w", "r"], ["z"])
+    constant = pb.node("Constant", [], ["c"], [pb.integer("value_int", 1)])
+    for data in (
+        _with_node(reads, weights=("w", "r", "c")),
+        _with_node(constant, reads),
+        _with_node(constant, pb.node("Identity", ["c"], ["d"]), pb.node(operator, ["d", "w", "r"], ["z"])),
+        _in_body(reads, inside=("c",)),
+        _in_body(reads, outside=("w", "r", "c")),
+        _in_body(reads, inside=("w", "r"), outside=("c",)),
+    ):
+        with pytest.raises(
+            ArtifactError, match=f"^{operator} reads '[cd]', which is constant; it must read what the model is"
+        ):
+            open_artifact(data)
+
+
+@pytest.mark.parametrize("operator", ["RNN", "LSTM", "GRU"])
+def test_weights_that_are_computed_are_refused(operator):
+    for inputs in (["x", "x", "r"], ["x", "w", "y"], ["x", "w", "nowhere"]):
+        for data in (
+            _with_node(pb.node(operator, inputs, ["z"])),
+            _in_body(pb.node(operator, inputs, ["z"])),
+            _in_body(pb.node(operator, [name.replace("x", "now") for name in inputs], ["z"])),
+        ):
+            with pytest.raises(
+                ArtifactError, match=f"^{operator} computes its weights '.*'; they must be stored in the file$"
+            ):
+                open_artifact(data)
+    for inputs in (["x"], ["x", "w"], ["x", "w", ""], ["x", "", "r"], []):
+        with pytest.raises(ArtifactError, match=f"^{operator} has no weights; an artifact's are stored in the file$"):
+            open_artifact(_with_node(pb.node(operator, inputs, ["z"])))
+
+
+def test_a_weight_that_is_also_an_input_is_refused():
+    with pytest.raises(ArtifactError, match="^'x' is an input and a weight; an artifact's weights are no inputs$"):
+        open_artifact(_with_node(weights=("x",)))
+
+
+@pytest.mark.parametrize("operator", ["Div", "Mod"])
+def test_a_division_of_constant_integers_is_refused_since_it_may_end_the_process(operator):
+    node = pb.node(operator, ["a", "b"], ["z"])
+    for data in (_with_node(node, integers=("a", "b")), _in_body(node, integers=("a", "b"))):
+        with pytest.raises(ArtifactError, match=f"^{operator} of constant integers is not allowed in an artifact"):
+            open_artifact(data)
+    open_artifact(_with_node(node, weights=("a", "b")))
+    open_artifact(_with_node(pb.node(operator, ["x", "b"], ["z"]), integers=("b",)))
+    open_artifact(_in_body(pb.node(operator, ["now", "b"], ["z"]), integers=("b",)))

@@ -1,0 +1,255 @@
+import numpy as np
+import pytest
+
+from rnnx_runtime import ExecutionError, InputError
+from rnnx_runtime._generation import Sampler, until_stop
+
+LOGITS = np.log(np.array([0.05, 0.5, 0.15, 0.3], np.float32))
+DRAWS = 4000
+
+
+def shares(sampler, logits=LOGITS):
+    """How often each token is drawn."""
+    return np.bincount([sampler.draw(logits) for _ in range(DRAWS)], minlength=len(logits)) / DRAWS
+
+
+def near(wanted):
+    return pytest.approx(wanted, abs=0.04)  # five standard deviations of a share among 4000
+
+
+def test_tokens_are_drawn_as_likely_as_the_model_says():
+    assert shares(Sampler(seed=0)) == near([0.05, 0.5, 0.15, 0.3])
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2])
+def test_the_temperature_sharpens_or_flattens(temperature):
+    likely = np.exp(LOGITS / temperature)
+    assert shares(Sampler(temperature, seed=0)) == near(likely / likely.sum())
+
+
+@pytest.mark.parametrize("temperature", [0, 0.0, 1e-6, 1e-300, 5e-324])
+@pytest.mark.parametrize("logits", [LOGITS, LOGITS * 1e30, np.array([-3e38, 3e38, 0, 0], np.float32)])
+def test_no_temperature_takes_the_most_likely(temperature, logits):
+    sampler = Sampler(temperature, top_p=0.9, seed=0)
+    assert {sampler.draw(logits) for _ in range(50)} == {1}
+
+
+@pytest.mark.parametrize(
+    ("top_k", "wanted"),
+    [(1, [0, 1, 0, 0]), (2, [0, 0.625, 0, 0.375]), (4, [0.05, 0.5, 0.15, 0.3]), (99, [0.05, 0.5, 0.15, 0.3])],
+)
+def test_top_k_draws_from_the_most_likely(top_k, wanted):
+    found = shares(Sampler(top_k=top_k, seed=0))
+    assert found == near(wanted)
+    assert np.count_nonzero(found) == np.count_nonzero(wanted)
+
+
+@pytest.mark.parametrize(
+    ("top_p", "wanted"),
+    [(1e-9, [0, 1, 0, 0]), (0.49, [0, 1, 0, 0]), (0.6, [0, 0.625, 0, 0.375]), (0.9, [0, 10 / 19, 3 / 19, 6 / 19]), (1, None)],
+)
+def test_top_p_draws_from_the_most_likely_that_reach_it_together(top_p, wanted):
+    wanted = wanted or [0.05, 0.5, 0.15, 0.3]
+    found = shares(Sampler(top_p=top_p, seed=0))
+    assert found == near(wanted)
+    assert np.count_nonzero(found) == np.count_nonzero(wanted)
+
+
+def test_top_k_and_top_p_together_draw_from_what_both_leave():
+    assert shares(Sampler(top_k=3, top_p=0.8, seed=0)) == near([0, 0.625, 0, 0.375])
+
+
+def test_a_token_of_no_likelihood_is_never_drawn():
+    logits = np.array([-np.inf, 0, -np.inf, 0], np.float32)
+    for sampler in (Sampler(seed=0), Sampler(1e-9, seed=0), Sampler(top_p=0.99, seed=0), Sampler(top_k=3, seed=0)):
+        assert {sampler.draw(logits) for _ in range(200)} == {1, 3}
+
+
+@pytest.mark.parametrize("logits", [[0, np.nan], [0, np.inf], [-np.inf, -np.inf]])
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_logits_that_mean_nothing_are_an_error_of_the_model(logits, temperature):
+    with pytest.raises(ExecutionError, match=r"^the model gave a logit of (nan|inf|-inf); no token can be drawn from it$"):
+        Sampler(temperature).draw(np.array(logits, np.float32))
+
+
+def test_a_seed_draws_the_same_again():
+    first, again, other, free, free_too = (
+        [sampler.draw(LOGITS) for _ in range(100)]
+        for sampler in (Sampler(seed=7), Sampler(seed=7), Sampler(seed=8), Sampler(), Sampler())
+    )
+    assert first == again
+    assert first != other
+    assert free != free_too
+
+
+def test_the_logits_are_left_alone():
+    logits = LOGITS.copy()
+    Sampler(0.5, 2, 0.5, 0).draw(logits)
+    np.testing.assert_array_equal(logits, LOGITS)
+
+
+BAD = [
+    ({"temperature": -0.1}, r"temperature must be 0 or more, got -0\.1"),
+    ({"temperature": np.nan}, "temperature must be a finite number, got nan"),
+    ({"temperature": np.inf}, "temperature must be a finite number, got inf"),
+    ({"temperature": "x"}, "temperature must be a finite number, got 'x'"),
+    ({"temperature": None}, "temperature must be a finite number, got None"),
+    ({"temperature": True}, "temperature must be a finite number, got True"),
+    ({"top_k": 0}, "top_k must be at least 1, got 0"),
+    ({"top_k": 2.5}, r"top_k must be a whole number, got 2\.5"),
+    ({"top_k": "2"}, "top_k must be a whole number, got '2'"),
+    ({"top_k": True}, "top_k must be at least 1, got True"),
+    ({"top_p": 0}, "top_p must be above 0 and at most 1, got 0"),
+    ({"top_p": 1.01}, r"top_p must be above 0 and at most 1, got 1\.01"),
+    ({"top_p": np.nan}, "top_p must be a finite number, got nan"),
+    ({"top_p": "x"}, "top_p must be a finite number, got 'x'"),
+    ({"seed": -1}, "seed must be at least 0, got -1"),
+    ({"seed": 1.5}, r"seed must be a whole number, got 1\.5"),
+    ({"seed": "x"}, "seed must be a whole number, got 'x'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "rule"), BAD)
+def test_a_value_of_another_type_or_range_is_refused(arguments, rule):
+    with pytest.raises(InputError, match=f"^{rule}$"):
+        Sampler(**arguments)
+
+
+@pytest.mark.parametrize("pieces", ["abcde", ["abcde"], ["ab", "cd", "e"], ["a", "bcd", "e"], ["", "abc", "", "de"]])
+@pytest.mark.parametrize(
+    ("stop", "wanted"),
+    [
+        ([], "abcde"),
+        (["cd"], "ab"),
+        (["c"], "ab"),
+        (["abcde"], ""),
+        (["a"], ""),
+        (["e"], "abcd"),
+        (["abcdef"], "abcde"),
+        (["x", "def", "bce"], "abcde"),
+        (["d", "bc"], "a"),  # the first in the text, not in the list
+        (["cdx", "cd"], "ab"),
+        (["bcd", "cd"], "a"),
+    ],
+)
+def test_the_text_ends_before_the_first_stop_string(pieces, stop, wanted):
+    assert "".join(until_stop(iter(pieces), stop)) == wanted
+
+
+def test_a_piece_is_held_back_only_while_it_may_begin_a_stop_string():
+    given = []
+
+    def pieces():
+        for piece in "aab-abx":
+            given.append(piece)
+            yield piece
+
+    found = [(piece, "".join(given)) for piece in until_stop(pieces(), ["abc"])]
+    assert found == [("a", "aa"), ("ab-", "aab-"), ("abx", "aab-abx")]
+
+
+def test_what_was_held_back_is_given_at_the_end():
+    assert list(until_stop(iter("xab"), ["abc"])) == ["x", "ab"]
+
+
+def test_nothing_is_drawn_after_the_stop_string():
+    rest = iter("abcd")
+    assert list(until_stop(rest, ["b"])) == ["a"]
+    assert list(rest) == ["c", "d"]
+
+
+def greedy(model, prompt, count):
+    """The most likely answer, by pure steps."""
+    answer, state = model.run(model.encode(prompt)[None])
+    logits, text = answer[0, -1], ""
+    for _ in range(count):
+        text += "ehlo"[int(logits.argmax())]
+        answer, state = model.step(model.encode(text[-1]), state)
+        logits = answer[0]
+    return text
+
+
+@pytest.mark.parametrize("prompt", ["h", "hello", "oooo"])
+def test_without_temperature_each_symbol_is_the_most_likely(char_rnn, prompt):
+    assert "".join(char_rnn.stream().generate(prompt, 30, temperature=0)) == greedy(char_rnn, prompt, 30)
+    assert "".join(char_rnn.stream().generate(prompt, 30, top_k=1)) == greedy(char_rnn, prompt, 30)
+
+
+def test_the_same_seed_gives_the_same_text(char_rnn):
+    def text(**options):
+        return "".join(char_rnn.stream().generate("he", 60, **options))
+
+    assert text(seed=1) == text(seed=1)
+    assert text(seed=1, temperature=0.8, top_k=3, top_p=0.9) == text(seed=1, temperature=0.8, top_k=3, top_p=0.9)
+    assert text(seed=1) != text(seed=2)
+    assert text() != text()
+    assert len(text()) == 60
+
+
+def test_the_answer_comes_in_pieces_and_ends_after_256_symbols(char_rnn):
+    pieces = list(char_rnn.stream().generate("h", seed=0))
+    assert len(pieces) == 256
+    assert all(len(piece) == 1 and piece in "ehlo" for piece in pieces)
+
+
+def test_generation_goes_on_from_what_the_stream_has_read(char_rnn):
+    stream, whole = char_rnn.stream(), char_rnn.stream()
+    stream.feed(char_rnn.encode("hell")[None])
+    assert "".join(stream.generate("o", 20, temperature=0)) == "".join(whole.generate("hello", 20, temperature=0))
+
+
+def test_the_state_goes_with_the_text(char_rnn):
+    stream = char_rnn.stream()
+    text = "".join(stream.generate("he", 5, seed=3))
+    wanted = char_rnn.run(char_rnn.encode("he" + text[:-1])[None])[1]  # the last symbol is not read yet
+    for name, array in stream.state.items():
+        np.testing.assert_allclose(array, wanted[name], rtol=1e-5, atol=1e-6)
+
+
+def test_no_new_tokens_are_no_text_but_the_prompt_is_read(char_rnn):
+    stream = char_rnn.stream()
+    assert list(stream.generate("hello", 0)) == []
+    assert stream.state == char_rnn.run(char_rnn.encode("hello")[None])[1]
+
+
+@pytest.mark.parametrize("stop", ["lo", ["lo"], ("lo",), ["x", "lo"], {"lo"}])
+def test_a_stop_string_ends_the_answer(char_rnn, stop):
+    whole = "".join(char_rnn.stream().generate("h", 400, seed=5))
+    assert "lo" in whole
+    answer = "".join(char_rnn.stream().generate("h", 400, seed=5, stop=stop))
+    assert answer == whole[: whole.index("lo")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rule"),
+    [
+        *BAD,
+        ({"prompt": ""}, "the prompt is empty; give at least one character to begin with"),
+        ({"prompt": "hex"}, "character 'x' at position 2 is not in the model's vocabulary of 4: 'ehlo'"),
+        ({"prompt": ["h", "e"]}, "a text must be a str, got list"),
+        ({"prompt": 3}, "a text must be a str, got int"),
+        ({"max_new_tokens": -1}, "max_new_tokens must be at least 0, got -1"),
+        ({"max_new_tokens": 2.0}, r"max_new_tokens must be a whole number, got 2\.0"),
+        ({"max_new_tokens": None}, "max_new_tokens must be a whole number, got None"),
+        ({"stop": ""}, "stop strings are texts and not empty, got ''"),
+        ({"stop": ["lo", ""]}, r"stop strings are texts and not empty, got \['lo', ''\]"),
+        ({"stop": [3]}, r"stop strings are texts and not empty, got \[3\]"),
+        ({"stop": 3}, "stop must be a text or several, got 3"),
+        ({"stop": None}, "stop must be a text or several, got None"),
+    ],
+)
+def test_a_call_that_breaks_the_contract_is_refused_before_the_stream_moves(char_rnn, arguments, rule):
+    stream = char_rnn.stream()
+    with pytest.raises(InputError, match=f"^{rule}$"):
+        stream.generate(**{"prompt": "h"} | arguments)
+    assert stream.state == char_rnn.initial_state()
+
+
+def test_text_is_generated_for_one_stream_at_a_time(char_rnn):
+    with pytest.raises(InputError, match="^text is generated one stream at a time, this one has a batch of 2$"):
+        char_rnn.stream(2).generate("h")
+
+
+def test_a_model_without_text_generates_none(lstm):
+    with pytest.raises(InputError, match="^this artifact has no text codec"):
+        lstm.stream().generate("h")
