@@ -8,7 +8,7 @@ Importing this package opens nothing, and sets one thing: ORT_DISABLE_TELEMETRY 
 ONNX Runtime itself is imported by the first `load`.
 """
 
-from importlib.metadata import version
+import typing
 
 from rnnx_runtime._errors import (
     ArtifactError,
@@ -22,8 +22,6 @@ from rnnx_runtime._model import Model, load
 from rnnx_runtime._state import State
 from rnnx_runtime._stream import Stream
 
-__version__ = version("rnnx-runtime")
-
 __all__ = [
     "ArtifactError",
     "ArtifactNotFoundError",
@@ -36,3 +34,14 @@ __all__ = [
     "Stream",
     "load",
 ]
+
+if typing.TYPE_CHECKING:
+    __version__: str
+else:
+
+    def __getattr__(name: str) -> str:
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib.metadata import version  # here: it takes longer to import than all the rest of this package
+
+        return version("rnnx-runtime")

@@ -38,7 +38,7 @@ def open_artifact(source: str | os.PathLike[str] | bytes | bytearray | memoryvie
     try:
         return _check(data)
     except ArtifactError as error:
-        raise ArtifactError(f"{os.fspath(source)}: {error}") from None
+        raise ArtifactError(f"{os.fspath(source)!r}: {error}") from None
 
 
 def _check(data: bytes) -> Artifact:
@@ -59,14 +59,17 @@ def _initial(manifest: Manifest, graph: Graph) -> bytes | None:
         if text is not None:
             raise ArtifactError("the file holds a second graph, but no state is computed")
         return None
-    try:
-        data = base64.b64decode(text or "", validate=True)
-    except ValueError:
-        raise ArtifactError("the second graph, which computes initial states, is not valid base64") from None
-    found = inspect_graph(data)
+    if text is None:
+        raise ArtifactError("the file lacks the second graph, which computes initial states; export the model again")
+    conditions = {spec.name: (spec.dtype, spec.shape) for spec in manifest.conditions}
     computed = {spec.name: (spec.dtype, spec.shape) for spec in manifest.states if isinstance(spec.init, Computed)}
-    _check_values("conditions", {spec.name: (spec.dtype, spec.shape) for spec in manifest.conditions}, found.inputs)
-    _check_values("computed states", computed, found.outputs)
+    try:
+        data = base64.b64decode(text, validate=True)
+        found = inspect_graph(data)
+        _check_values("conditions", conditions, found.inputs)
+        _check_values("computed states", computed, found.outputs)
+    except ValueError as error:  # not base64, or an ArtifactError
+        raise ArtifactError(f"the second graph, which computes initial states: {error}") from None
     return data
 
 

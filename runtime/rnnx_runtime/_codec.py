@@ -4,6 +4,7 @@ A codec is data in the manifest, never code: it is decoded strictly and validate
 is, one symbol per Unicode code point, without normalisation.
 """
 
+import operator
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -40,8 +41,10 @@ class _VocabularyCodec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         """The tokens of `text`: int64, shape `(T,)`.
 
         Raises:
-            InputError: a character is not in the vocabulary.
+            InputError: it is no text, or a character is not in the vocabulary.
         """
+        if not isinstance(text, str):
+            raise InputError(f"a text must be a str, got {type(text).__name__}")
         try:
             return np.fromiter(map(self._tokens.__getitem__, text), np.int64, len(text))
         except KeyError:
@@ -52,7 +55,13 @@ class _VocabularyCodec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             ) from None
 
     def clean(self, text: str, unknown: Literal["skip", "replace"]) -> str:
-        """`text` without the characters that are not in the vocabulary, or with a space (else the first symbol) for each."""
+        """`text` without the characters that are not in the vocabulary, or with a space (else the first symbol) for each.
+
+        Raises:
+            InputError: `unknown` is neither.
+        """
+        if unknown not in ("skip", "replace"):
+            raise InputError(f"unknown characters are dealt with by 'skip' or 'replace', got {unknown!r}")
         other = "" if unknown == "skip" else " " if " " in self._tokens else self.vocabulary[0]
         return "".join(char if char in self._tokens else other for char in text)
 
@@ -60,14 +69,19 @@ class _VocabularyCodec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         """The text of `tokens`, each in `[0, len(vocabulary))`.
 
         Raises:
-            InputError: a token is outside that range.
+            InputError: they are no whole numbers, or one is outside that range.
         """
-        pieces = []
-        for token in np.asarray(tokens).reshape(-1).tolist():
-            if not 0 <= token < len(self.vocabulary):
-                raise InputError(f"token {token} is outside the vocabulary of {len(self.vocabulary)}")
-            pieces.append(self.vocabulary[token])
-        return "".join(pieces)
+        try:
+            array = np.asarray(tokens)
+            if array.size and array.dtype.kind not in "iuO":
+                raise TypeError(array.dtype)
+            numbers = [operator.index(token) for token in array.reshape(-1).tolist()]
+        except (TypeError, ValueError):  # ValueError: ragged
+            raise InputError(f"tokens must be whole numbers in one array, got {type(tokens).__name__}") from None
+        wrong = next((token for token in numbers if not 0 <= token < len(self.vocabulary)), None)
+        if wrong is not None:
+            raise InputError(f"token {wrong} is outside the vocabulary of {len(self.vocabulary)}")
+        return "".join(self.vocabulary[token] for token in numbers)
 
     @cached_property
     def _tokens(self) -> dict[str, int]:
@@ -85,7 +99,10 @@ class OneHotCodec(_VocabularyCodec, frozen=True, tag="one_hot"):
     """The model takes one-hot rows: float32, shape `(T, V)`."""
 
     def encode(self, text: str) -> NDArray[np.float32]:
-        return np.eye(len(self.vocabulary), dtype=np.float32)[self.tokens(text)]
+        tokens = self.tokens(text)
+        rows = np.zeros((len(tokens), len(self.vocabulary)), np.float32)
+        rows[np.arange(len(tokens)), tokens] = 1
+        return rows
 
 
 Codec = CharCodec | OneHotCodec

@@ -11,6 +11,11 @@ Each message gives the rule, the value that broke it and what to do instead, on 
 """
 
 
+def printable(text: str) -> str:
+    """`text` with everything escaped that a terminal might obey: what comes out of files may hold control characters."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
 class RnnxError(Exception):
     """Base of every error that rnnx raises on purpose."""
 

@@ -32,16 +32,16 @@ def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise ArtifactError(f"{os.fspath(path)} is {kind}; give the path of an artifact, for example model.onnx")
+            raise ArtifactError(f"{os.fspath(path)!r} is {kind}; give the path of an artifact, for example model.onnx")
         if status.st_size > limit:
-            raise ArtifactError(f"{os.fspath(path)} has {status.st_size} bytes; at most {limit} are read")
+            raise ArtifactError(f"{os.fspath(path)!r} has {status.st_size} bytes; at most {limit} are read")
         with open(descriptor, "rb", closefd=False) as file:
             data = file.read(limit + 1)  # it may have grown meanwhile
         if len(data) > limit:
-            raise ArtifactError(f"{os.fspath(path)} has more than {limit} bytes; that is the most that is read")
+            raise ArtifactError(f"{os.fspath(path)!r} has more than {limit} bytes; that is the most that is read")
         return data
     except OSError as error:
-        raise ArtifactError(f"cannot read {os.fspath(path)}: {error.strerror}") from None
+        raise ArtifactError(f"cannot read {os.fspath(path)!r}: {error.strerror}") from None
     finally:
         os.close(descriptor)
 

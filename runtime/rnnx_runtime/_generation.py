@@ -10,7 +10,8 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from rnnx_runtime._errors import InputError
+from rnnx_runtime._errors import ExecutionError, InputError
+from rnnx_runtime._inputs import real, whole
 
 
 @final
@@ -24,30 +25,34 @@ class Sampler:
         seed: the same seed draws the same tokens from the same logits; None for another each time.
 
     Raises:
-        InputError: a value is out of range.
+        InputError: a value is no number, or out of range.
     """
 
     def __init__(
         self, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, seed: int | None = None
     ) -> None:
-        if not (np.isfinite(temperature) and temperature >= 0):
+        self._temperature = real("temperature", temperature)
+        if self._temperature < 0:
             raise InputError(f"temperature must be 0 or more, got {temperature}")
-        if top_k is not None and top_k < 1:
-            raise InputError(f"top_k must be at least 1, got {top_k}")
-        if top_p is not None and not 0 < top_p <= 1:
+        self._top_k = None if top_k is None else whole("top_k", top_k, 1)
+        self._top_p = None if top_p is None else real("top_p", top_p)
+        if self._top_p is not None and not 0 < self._top_p <= 1:
             raise InputError(f"top_p must be above 0 and at most 1, got {top_p}")
-        if seed is not None and seed < 0:
-            raise InputError(f"seed must be 0 or more, got {seed}")
-        self._temperature = temperature
-        self._top_k = top_k
-        self._top_p = top_p
-        self._random = np.random.default_rng(seed)
+        self._random = np.random.default_rng(None if seed is None else whole("seed", seed, 0))
 
     def draw(self, logits: NDArray[Any]) -> int:
-        """A token, from logits `(V,)`."""
+        """A token, from logits `(V,)`; some may be -inf, for tokens that are never drawn.
+
+        Raises:
+            ExecutionError: the largest is not finite.
+        """
+        best = int(logits.argmax())  # of a NaN, if there is one
+        if not np.isfinite(logits[best]):
+            raise ExecutionError(f"the model gave a logit of {logits[best]}; no token can be drawn from it")
         if self._temperature == 0:
-            return int(logits.argmax())
-        scores = logits.astype(np.float64) / self._temperature
+            return best
+        with np.errstate(over="ignore"):  # a very small temperature: all but the largest become -inf
+            scores = (logits.astype(np.float64) - float(logits[best])) / self._temperature
         if self._top_k is not None and self._top_k < len(scores):
             scores[scores < np.partition(scores, -self._top_k)[-self._top_k]] = -np.inf
         if self._top_p is not None and self._top_p < 1:

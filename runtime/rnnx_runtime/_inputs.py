@@ -1,13 +1,15 @@
 """What callers hand over: made an array, and its content checked."""
 
 import math
+import operator
 from collections.abc import Mapping
-from typing import Any, final
+from numbers import Real
+from typing import Any, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rnnx_runtime._errors import InputError
+from rnnx_runtime._errors import InputError, printable
 from rnnx_runtime._layout import Layout
 from rnnx_runtime._manifest import Input
 
@@ -37,9 +39,9 @@ class Port:
         try:
             array = np.asarray(value)
         except Exception as error:
-            raise InputError(f"{self.name}: {type(value).__name__} is no array of numbers: {error}") from None
+            raise InputError(f"{self.name}: {type(value).__name__} is no array of numbers: {printable(str(error))}") from None
         if array.dtype.kind not in self._kinds and (array.size or array.dtype != np.float64):  # [] is float64
-            kind = type(value).__name__ if array.dtype.kind == "O" else array.dtype
+            kind = array.dtype if array.ndim else type(value).__name__
             raise InputError(f"{self.name}: expected {self._dtype}, got {kind}; convert it first")
         return array
 
@@ -85,6 +87,33 @@ class Port:
             raise InputError(f"{self.name}: token {wrong} is outside the vocabulary, 0 to {size - 1}")
 
 
+def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """`value` as a whole number from `least` to `most`.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise InputError(f"{name} must be a whole number, got {value!r}") from None
+    if isinstance(value, bool | np.bool_) or number < least or (most is not None and number > most):
+        limits = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise InputError(f"{name} must be {limits}, got {value!r}")
+    return number
+
+
+def real(name: str, value: Any) -> float:
+    """`value` as a finite number.
+
+    Raises:
+        InputError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise InputError(f"{name} must be a finite number, got {value!r}")
+    return float(value)
+
+
 def by_name(ports: Mapping[str, Port], value: Any) -> dict[str, NDArray[Any]]:
     """Arrays by input name: from one array, or from a mapping where the model has several inputs.
 
@@ -100,8 +129,16 @@ def by_name(ports: Mapping[str, Port], value: Any) -> dict[str, NDArray[Any]]:
     return {name: port.array(value[name]) for name, port in ports.items()}
 
 
-def check_chunk(ports: Mapping[str, Port], arrays: dict[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], int, int]:
-    """The arrays checked, and their batch size and number of steps, the same in every input.
+class Chunk(NamedTuple):
+    """Batch-first arrays by input name, checked, and the batch size and number of steps that they share."""
+
+    arrays: dict[str, NDArray[Any]]
+    batch: int
+    steps: int
+
+
+def check_chunk(ports: Mapping[str, Port], arrays: dict[str, NDArray[Any]]) -> Chunk:
+    """The arrays checked, with their batch size and number of steps.
 
     Raises:
         InputError: a shape is wrong, the sizes disagree, the batch is empty, or a value is not allowed.
@@ -114,4 +151,4 @@ def check_chunk(ports: Mapping[str, Port], arrays: dict[str, NDArray[Any]]) -> t
                 raise InputError(f"{name}: {axis} is {size}, but {sizes[axis]} in another input")
     if sizes["B"] == 0:
         raise InputError("the batch is empty; give at least one row")
-    return {name: ports[name].checked(array) for name, array in arrays.items()}, sizes["B"], sizes.get("T", 1)
+    return Chunk({name: ports[name].checked(array) for name, array in arrays.items()}, sizes["B"], sizes.get("T", 1))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnnx_runtime._codec import Codec
-from rnnx_runtime._errors import ArtifactError
+from rnnx_runtime._errors import ArtifactError, printable
 
 MANIFEST_KEY: Final = "rnnx.manifest"
 INITIAL_KEY: Final = "rnnx.initial"  # base64 of a second ONNX model: conditions -> computed initial states
@@ -57,6 +57,13 @@ class Array(_Strict, frozen=True):
         return np.frombuffer(self.data, np.dtype(self.dtype).newbyteorder("<")).reshape(self.shape)
 
 
+def _check_names(*names: str) -> None:
+    """Names stand in messages, so they must not hold what a terminal obeys."""
+    for name in names:
+        if not name or not name.isprintable():
+            raise ValueError(f"a name is empty or has characters that cannot be printed: {name!r}")
+
+
 def _check_sizes(name: str, shape: tuple[Dimension, ...]) -> None:
     sizes = [size for size in shape if isinstance(size, int)]
     if len(shape) > _MAX_AXES or any(not 1 <= size <= _MAX_ELEMENTS for size in sizes) or math.prod(sizes) > _MAX_ELEMENTS:
@@ -71,6 +78,7 @@ class _Tensor(_Strict, frozen=True):
     shape: tuple[Dimension, ...]
 
     def __post_init__(self) -> None:
+        _check_names(self.name)
         symbols = [d for d in self.shape if isinstance(d, str)]
         if not all(_SYMBOLS.fullmatch(symbol) for symbol in symbols):
             raise ValueError(f"{self.name}: shape {self.shape} has a symbol other than {BATCH} and {TIME}")
@@ -131,6 +139,7 @@ class StateSpec(_Strict, frozen=True):
     init: Zeros | Constant | Computed
 
     def __post_init__(self) -> None:
+        _check_names(self.name, self.input, self.output)
         where = [axis for axis, size in enumerate(self.shape) if isinstance(size, str)]
         if where != [self.batch_axis] or self.shape[self.batch_axis] != BATCH:
             raise ValueError(f"{self.name}: {BATCH} must stand at batch_axis {self.batch_axis} of {self.shape}, alone")
@@ -226,6 +235,7 @@ class Manifest(_Strict, frozen=True):
             raise ValueError("conditions must stand where a state is computed, and only there")
         if self.streamable != (self.not_streamable_because is None):
             raise ValueError("not_streamable_because must stand where streamable is false, and only there")
+        _check_names(self.name, self.not_streamable_because or self.name)
 
     def _check_codec(self) -> None:
         """The codec, what it is given to, and what it reads the answer from, are of one size."""
@@ -266,4 +276,4 @@ def decode_manifest(text: str) -> Manifest:
             )
         return msgspec.json.decode(text, type=Manifest)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise ArtifactError(f"the manifest is not valid: {error}") from None
+        raise ArtifactError(f"the manifest is not valid: {printable(str(error))}") from None

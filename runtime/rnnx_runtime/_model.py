@@ -1,20 +1,19 @@
 """A loaded artifact: immutable, and shared by any number of streams and threads."""
 
-import operator
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, final
+from typing import Any, Final, Self, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rnnx_runtime._artifact import open_artifact
 from rnnx_runtime._errors import ExecutionError, InputError, StateError
-from rnnx_runtime._inputs import Port, by_name, check_chunk
+from rnnx_runtime._inputs import Chunk, Port, by_name, check_chunk, whole
 from rnnx_runtime._layout import Layout
 from rnnx_runtime._manifest import Computed, Manifest
-from rnnx_runtime._session import Session
-from rnnx_runtime._state import State, make_state
+from rnnx_runtime._session import Session, as_declared
+from rnnx_runtime._state import State, make_state, state_array
 from rnnx_runtime._stepper import Stepper
 from rnnx_runtime._stream import Stream
 
@@ -35,7 +34,7 @@ def load(source: str | os.PathLike[str] | bytes | bytearray | memoryview, *, thr
         ExecutionError: ONNX Runtime cannot load it.
         InputError: `threads` is out of range.
     """
-    count = _whole("threads", threads, _MOST_THREADS)
+    count = whole("threads", threads, 1, _MOST_THREADS)
     artifact = open_artifact(source)
     initial = None if artifact.initial is None else Session(artifact.initial, count)
     return Model(artifact.manifest, artifact.digest, Session(artifact.data, count), initial)
@@ -73,6 +72,15 @@ class Model:
     def __repr__(self) -> str:
         return f"Model({self._manifest.name!r}, {self._digest[:12]})"
 
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a model cannot be pickled yet; give the path of the artifact, and load it in the other process")
+
     def stream(self, batch: int = 1, **conditions: ArrayLike) -> Stream:
         """A new sequence in progress, or a batch of them in lockstep, at the initial state.
 
@@ -98,7 +106,7 @@ class Model:
         """
         if conditions or self._conditions:
             return self._computed_state(conditions)
-        rows = _whole("batch", batch, _LARGEST_STATE)
+        rows = whole("batch", batch, 1, _LARGEST_STATE)
         if any(rows * int(np.prod(spec.sized(1))) > _LARGEST_STATE for spec in self._manifest.states):
             raise InputError(f"a batch of {rows} needs states of more than {_LARGEST_STATE} elements")
         return make_state(self._digest, rows, {spec.name: spec.initial(rows) for spec in self._manifest.states})
@@ -116,11 +124,12 @@ class Model:
         owned: dict[str, NDArray[Any]] = {}
         batch: int | None = None
         for name, spec in specs.items():
-            array = _state_array(name, arrays[name], np.dtype(spec.dtype))
+            array = state_array(name, arrays[name], np.dtype(spec.dtype))
             if batch is None and array.ndim == len(spec.shape):
                 batch = array.shape[spec.batch_axis]
             if not batch or array.shape != spec.sized(batch):
-                raise StateError(f"{name}: expected the shape {spec.shape}, got {array.shape} in a batch of {batch}")
+                rows = "" if batch is None else f" in a batch of {batch}"
+                raise StateError(f"{name}: expected the shape {spec.shape}, got {array.shape}{rows}")
             owned[name] = array
         return make_state(self._digest, batch or 1, owned)
 
@@ -138,8 +147,10 @@ class Model:
             InputError: the chunk breaks the contract, or a state is given to a model that is not streamable.
             StateError: the state is another model's, or of another batch size.
         """
-        answers, state = self._run(by_name(self._inputs, chunk), state)
-        return self._single(answers), state
+        checked = self.check_chunk(chunk)
+        return self.answer(
+            checked, self.initial_state(checked.batch) if state is None else self.check_state(state, checked.batch)
+        )
 
     def step(self, x: Any, state: State) -> tuple[Any, State]:
         """Answer one step, `(B, ...)`, and hand on the state: a pure function. `Stream.step` is faster.
@@ -154,7 +165,8 @@ class Model:
                 wanted = ", ".join(["B", *map(str, layout.inner)])
                 raise InputError(f"{name}: expected the shape ({wanted}) for one step, got {array.shape}")
             chunk[name] = array[:, None] if layout.has_time else array
-        answers, following = self._run(chunk, self.check_state(state))
+        checked = check_chunk(self._inputs, chunk)
+        answers, following = self._run(checked, self.check_state(state, checked.batch))
         steps = {name: array[:, 0] if self._outputs[name].has_time else array for name, array in answers.items()}
         return self._single(steps), following
 
@@ -228,10 +240,22 @@ class Model:
             raise StateError(f"the state has a batch of {state.batch}, the input one of {batch}")
         return state
 
-    def _run(self, arrays: dict[str, NDArray[Any]], state: State | None) -> tuple[dict[str, NDArray[Any]], State]:
-        """`run`, by name on both sides."""
-        arrays, batch, steps = check_chunk(self._inputs, arrays)
-        state = self.initial_state(batch) if state is None else self.check_state(state, batch)
+    def check_chunk(self, chunk: Any) -> Chunk:
+        """A chunk made ready for `answer`; for this package.
+
+        Raises:
+            InputError: it breaks the contract.
+        """
+        return check_chunk(self._inputs, by_name(self._inputs, chunk))
+
+    def answer(self, chunk: Chunk, state: State) -> tuple[Any, State]:
+        """`run`, with both sides checked before; for this package."""
+        answers, following = self._run(chunk, state)
+        return self._single(answers), following
+
+    def _run(self, chunk: Chunk, state: State) -> tuple[dict[str, NDArray[Any]], State]:
+        """`answer`, by name on both sides."""
+        arrays, batch, steps = chunk
         if steps == 0:
             return self._empty(batch), state
         feeds = {name: self._inputs[name].layout.to_graph(array, steps) for name, array in arrays.items()}
@@ -240,10 +264,10 @@ class Model:
         outputs = {}
         for spec in self._manifest.outputs:
             layout = self._outputs[spec.name]
-            array = _as_declared(spec.name, found[spec.name], spec.dtype, layout.graph_shape(batch, steps))
+            array = as_declared(spec.name, found[spec.name], spec.dtype, layout.graph_shape(batch, steps))
             outputs[spec.name] = np.ascontiguousarray(layout.batch_first(array, batch, steps))
         following = {
-            spec.name: _as_declared(spec.output, found[spec.output], spec.dtype, spec.sized(batch))
+            spec.name: as_declared(spec.output, found[spec.output], spec.dtype, spec.sized(batch))
             for spec in self._manifest.states
         }
         return outputs, make_state(self._digest, batch, following)
@@ -271,44 +295,9 @@ class Model:
         states = {}
         for spec in self._manifest.states:
             if spec.name in found:
-                states[spec.name] = _as_declared(spec.name, found[spec.name], spec.dtype, spec.sized(batch))
+                states[spec.name] = as_declared(spec.name, found[spec.name], spec.dtype, spec.sized(batch))
                 if not np.isfinite(states[spec.name]).all():
                     raise ExecutionError(f"{spec.name}: the initial state computed from the conditions is not finite")
             else:
                 states[spec.name] = spec.initial(batch)
         return make_state(self._digest, batch, states)
-
-
-def _whole(name: str, value: Any, most: int) -> int:
-    """A whole number from 1 to `most`."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise InputError(f"{name} must be a whole number, got {value!r}") from None
-    if isinstance(value, bool) or not 1 <= number <= most:
-        raise InputError(f"{name} must be from 1 to {most}, got {value!r}")
-    return number
-
-
-def _state_array(name: str, value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """A copy of `value` in the state's type, finite."""
-    if isinstance(value, np.ma.MaskedArray):
-        raise StateError(f"{name}: a masked array; fill what is masked first")
-    try:
-        array = np.array(value, order="C")
-    except Exception as error:
-        raise StateError(f"{name}: {type(value).__name__} is no array of numbers: {error}") from None
-    if not np.can_cast(array.dtype, dtype, "same_kind"):
-        raise StateError(f"{name}: expected {dtype}, got {array.dtype}")
-    with np.errstate(over="ignore"):
-        array = array.astype(dtype, copy=False)
-    if not np.isfinite(array).all():
-        raise StateError(f"{name}: a value is not finite")
-    return array
-
-
-def _as_declared(name: str, array: NDArray[Any], dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    """What the graph gave, if it is what the manifest declares."""
-    if array.shape != shape or array.dtype != dtype:
-        raise ExecutionError(f"{name}: the artifact declares {dtype} {shape}, its graph gave {array.dtype} {array.shape}")
-    return array

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from rnnx_runtime._constants import RECURRENT, Node, Tensor, check_constants
 from rnnx_runtime._errors import ArtifactError
-from rnnx_runtime._protobuf import fields
+from rnnx_runtime._protobuf import Reader
 
 SIZE_LIMIT: Final = 512 * 2**20  # bytes of a file
 _NODE_LIMIT: Final = 10_000
@@ -24,17 +25,18 @@ _OPSETS: Final = range(13, 25)
 _DTYPES: Final = {1: "float32", 6: "int32", 7: "int64", 9: "bool", 11: "float64"}  # TensorProto.DataType
 
 # Deterministic tensor operators of the standard ONNX domain. Left out on purpose: Loop and If (unbounded or hidden
-# work), sequences, optionals and strings, random numbers, and everything that reads another file.
+# work), sequences, optionals and strings, random numbers, everything that reads another file, and what makes much out of
+# little: EyeLike, Resize.
 _OPERATORS: Final = frozenset(
     """
     Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Cast CastLike Ceil Celu Clip
     Concat ConstantOfShape Constant Conv ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Einsum Elu
-    Equal Erf Exp Expand EyeLike Flatten Floor GRU Gather GatherElements GatherND Gelu Gemm GlobalAveragePool
+    Equal Erf Exp Expand Flatten Floor GRU Gather GatherElements GatherND Gelu Gemm GlobalAveragePool
     GlobalMaxPool Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Hardmax Identity
-    InstanceNormalization IsInf IsNaN LRN LSTM LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization
+    InstanceNormalization IsInf IsNaN LSTM LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization
     MatMul MatMulInteger Max MaxPool Mean MeanVarianceNormalization Min Mish Mod Mul Neg Not OneHot Or PRelu Pad Pow
     QLinearMatMul QuantizeLinear RNN Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean
-    ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round Scan ScatterElements ScatterND Selu Shape
+    ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Round Scan ScatterElements ScatterND Selu Shape
     Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tan
     Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Where Xor
     """.split()
@@ -63,33 +65,43 @@ class Graph:
 
 @dataclass
 class _Walk:
+    reader: Reader = field(default_factory=Reader)
     operators: Counter[str] = field(default_factory=Counter)
     nodes: int = 0
 
-    def graph(self, message: memoryview, *, body: bool = False) -> tuple[list[Value], list[Value]]:
-        """Walk one GraphProto; its inputs and outputs."""
+    def graph(self, message: memoryview, *, body: bool = False) -> tuple[list[Value], list[Value], list[Node]]:
+        """Walk one GraphProto: its inputs, its outputs, and the nodes whose weights must lie in a graph around it."""
         inputs: list[Value] = []
         outputs: list[Value] = []
-        for number, value in fields(message):
+        nodes: list[Node] = []
+        weights: list[Tensor] = []
+        for number, value in self.reader.fields(message):
             if number == 1:
-                self.node(_view(value), body=body)
+                nodes += self.node(_view(value), body=body)
             elif number == 5:
-                self.tensor(_view(value))
-            elif number == 11:
-                inputs.append(_value(_view(value)))
-            elif number == 12:
-                outputs.append(_value(_view(value)))
+                weights.append(self.tensor(_view(value)))
+            elif number == 11 and not body:
+                inputs.append(_value(self.reader, _view(value)))
+            elif number == 12 and not body:
+                outputs.append(_value(self.reader, _view(value)))
             elif number == 15:
                 raise ArtifactError("sparse weights are not allowed in an artifact; export the model again")
-        return inputs, outputs
+        return inputs, outputs, check_constants(nodes, weights, {value.name for value in inputs}, body=body)
 
-    def node(self, message: memoryview, *, body: bool) -> None:
+    def node(self, message: memoryview, *, body: bool) -> list[Node]:
+        """Walk one NodeProto: itself, behind the nodes of its body that need weights from around it."""
         self.nodes += 1
         if self.nodes > _NODE_LIMIT:
             raise ArtifactError(f"the graph has more than {_NODE_LIMIT} nodes; an artifact must have fewer")
         operator, domain, attributes = "", "", []
-        for number, value in fields(message):
-            if number == 4:
+        inputs: list[str] = []
+        outputs: list[str] = []
+        for number, value in self.reader.fields(message):
+            if number == 1:
+                inputs.append(_text(_view(value)))
+            elif number == 2:
+                outputs.append(_text(_view(value)))
+            elif number == 4:
                 operator = _text(_view(value))
             elif number == 7:
                 domain = _text(_view(value))
@@ -99,24 +111,36 @@ class _Walk:
             name = f"{domain}::{operator}" if domain else operator
             raise ArtifactError(f"operator {name!r} is not allowed in an artifact; see the runtime's list of operators")
         self.operators[operator] += 1
-        for attribute in attributes:
-            self.attribute(attribute, operator, body=body)
+        inner = [node for attribute in attributes for node in self.attribute(attribute, operator, body=body)]
+        if operator in RECURRENT:
+            inputs = inputs[:3]  # what is read, the weights W and R
+            if len(inputs) < 3 or "" in inputs:
+                raise ArtifactError(f"{operator} has no weights; an artifact's are stored in the file")
+        return [*inner, Node(operator, inputs, outputs)]
 
-    def attribute(self, message: memoryview, operator: str, *, body: bool) -> None:
-        for number, value in fields(message):
+    def attribute(self, message: memoryview, operator: str, *, body: bool) -> list[Node]:
+        nodes: list[Node] = []
+        for number, value in self.reader.fields(message):
             if number in (5, 10):
                 self.tensor(_view(value))
             elif number == 6 and operator == "Scan" and not body:
-                self.graph(_view(value), body=True)
+                nodes += self.graph(_view(value), body=True)[2]
             elif number in (6, 11):
                 raise ArtifactError(f"{operator} holds a graph of its own; only Scan may, and not inside another Scan")
             elif number in (22, 23):
                 raise ArtifactError("sparse weights are not allowed in an artifact; export the model again")
+        return nodes
 
-    def tensor(self, message: memoryview) -> None:
-        for number, value in fields(message):
-            if number == 13 or (number == 14 and value != 0):
+    def tensor(self, message: memoryview) -> Tensor:
+        name, dtype = "", 0
+        for number, value in self.reader.fields(message):
+            if number == 2 and isinstance(value, int):
+                dtype = value
+            elif number == 8:
+                name = _text(_view(value))
+            elif number == 13 or (number == 14 and value != 0):
                 raise ArtifactError("the weights lie in another file; an artifact is one file: export the model again")
+        return Tensor(name, dtype)
 
 
 def inspect_graph(data: bytes) -> Graph:
@@ -126,22 +150,23 @@ def inspect_graph(data: bytes) -> Graph:
         ArtifactError: the bytes are no ONNX model, or one that no exporter of ours would write.
     """
     walk = _Walk()
+    reader = walk.reader
     graph: tuple[list[Value], list[Value]] | None = None
     opsets: dict[str, int] = {}
     metadata: dict[str, str] = {}
     ir_version = 0
-    for number, value in fields(memoryview(data)):
+    for number, value in reader.fields(memoryview(data)):
         if number == 1 and isinstance(value, int):
             ir_version = value
         elif number == 7:
             if graph is not None:
                 raise ArtifactError("the file holds two graphs; an artifact has one")
-            graph = walk.graph(_view(value))
+            graph = walk.graph(_view(value))[:2]
         elif number == 8:
-            domain, version = _opset(_view(value))
+            domain, version = _opset(reader, _view(value))
             opsets[domain] = version
         elif number == 14:
-            key, text = _entry(_view(value))
+            key, text = _entry(reader, _view(value))
             if len(metadata) >= _METADATA_ENTRIES:
                 raise ArtifactError(f"the file has more than {_METADATA_ENTRIES} metadata entries")
             if key in metadata:
@@ -174,42 +199,44 @@ def _text(value: memoryview) -> str:
         raise ArtifactError("not an ONNX file: a name is not valid UTF-8") from None
 
 
-def _value(message: memoryview) -> Value:
+def _value(reader: Reader, message: memoryview) -> Value:
     """A ValueInfoProto: name, and of its type the element type and the sizes."""
-    parts = _once(message, "an input or output")
+    parts = _once(reader, message, "an input or output", repeated=4)  # metadata_props, which exporters write
     name = _text(_view(parts.get(1, memoryview(b""))))
-    kind = _once(_view(parts.get(2, memoryview(b""))), name)
+    if not name.isprintable():
+        raise ArtifactError(f"the graph names an input or output {name!r}; a name has printable characters only")
+    kind = _once(reader, _view(parts.get(2, memoryview(b""))), name)
     if set(kind) - {1, 6}:
         raise ArtifactError(f"{name or 'an input or output'} is no tensor; an artifact's are")
-    tensor = _once(_view(kind.get(1, memoryview(b""))), name)
+    tensor = _once(reader, _view(kind.get(1, memoryview(b""))), name)
     if 2 not in tensor:
         raise ArtifactError(f"{name}: the graph declares no shape for it")
-    sizes = [_size(_view(axis), name) for number, axis in fields(_view(tensor[2])) if number == 1]
+    sizes = [_size(reader, _view(axis), name) for number, axis in reader.fields(_view(tensor[2])) if number == 1]
     dtype = tensor.get(1)
     return Value(name, _DTYPES.get(dtype, f"type {dtype}") if isinstance(dtype, int) else "no type", tuple(sizes))
 
 
-def _size(axis: memoryview, name: str) -> int | None:
-    parts = _once(axis, name)
+def _size(reader: Reader, axis: memoryview, name: str) -> int | None:
+    parts = _once(reader, axis, name)
     if 1 in parts and 2 in parts:
         raise ArtifactError(f"{name}: an axis has a size and a symbol")
     size = parts.get(1)
     return size if isinstance(size, int) else None
 
 
-def _once(message: memoryview, name: str) -> dict[int, int | memoryview]:
+def _once(reader: Reader, message: memoryview, name: str, repeated: int = 0) -> dict[int, int | memoryview]:
     """The fields of a message in which each may stand once; protobuf would merge repeats in its own ways."""
     found: dict[int, int | memoryview] = {}
-    for number, value in fields(message):
-        if number in found:
+    for number, value in reader.fields(message):
+        if number in found and number != repeated:
             raise ArtifactError(f"{name}: a field of its declaration stands twice")
         found[number] = value
     return found
 
 
-def _opset(message: memoryview) -> tuple[str, int]:
+def _opset(reader: Reader, message: memoryview) -> tuple[str, int]:
     domain, version = "", 0
-    for number, value in fields(message):
+    for number, value in reader.fields(message):
         if number == 1:
             domain = _text(_view(value))
         elif number == 2 and isinstance(value, int):
@@ -217,9 +244,9 @@ def _opset(message: memoryview) -> tuple[str, int]:
     return domain, version
 
 
-def _entry(message: memoryview) -> tuple[str, str]:
+def _entry(reader: Reader, message: memoryview) -> tuple[str, str]:
     key, text = "", ""
-    for number, value in fields(message):
+    for number, value in reader.fields(message):
         if number == 1:
             key = _text(_view(value))
         elif number == 2:

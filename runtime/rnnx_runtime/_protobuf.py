@@ -4,7 +4,7 @@ Wire format: https://protobuf.dev/programming-guides/encoding/
 """
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, final
 
 from rnnx_runtime._errors import ArtifactError
 
@@ -14,36 +14,49 @@ BYTES: Final = 2
 FIXED32: Final = 5
 
 
-def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """The fields of one message in file order: (field number, value).
+FIELD_LIMIT: Final = 2_000_000  # read in about two seconds; exported models have one in a thousand of it
 
-    Varints come as unsigned integers, all else as a view of its bytes.
 
-    Raises:
-        ArtifactError: the bytes are not a well-formed message.
-    """
-    position, end = 0, len(message)
-    while position < end:
-        key, position = _varint(message, position)
-        number, wire_type = key >> 3, key & 7
-        if number == 0:
-            raise ArtifactError("not an ONNX file: a field has the number 0")
-        if wire_type == VARINT:
-            value, position = _varint(message, position)
-            yield number, value
-            continue
-        if wire_type == BYTES:
-            size, position = _varint(message, position)
-        elif wire_type == FIXED64:
-            size = 8
-        elif wire_type == FIXED32:
-            size = 4
-        else:
-            raise ArtifactError(f"not an ONNX file: wire type {wire_type} does not exist")
-        if size > end - position:
-            raise ArtifactError(f"not an ONNX file: a field of {size} bytes where {end - position} are left")
-        yield number, message[position : position + size]
-        position += size
+@final
+class Reader:
+    """Reads the messages of one file, and at most `FIELD_LIMIT` fields of them all together."""
+
+    def __init__(self) -> None:
+        self._left = FIELD_LIMIT
+
+    def fields(self, message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+        """The fields of one message in file order: (field number, value).
+
+        Varints come as unsigned integers, all else as a view of its bytes.
+
+        Raises:
+            ArtifactError: the bytes are not a well-formed message, or the file has too many fields.
+        """
+        position, end = 0, len(message)
+        while position < end:
+            self._left -= 1
+            if self._left < 0:
+                raise ArtifactError(f"the file has more than {FIELD_LIMIT} fields; an artifact must have fewer")
+            key, position = _varint(message, position)
+            number, wire_type = key >> 3, key & 7
+            if number == 0:
+                raise ArtifactError("not an ONNX file: a field has the number 0")
+            if wire_type == VARINT:
+                value, position = _varint(message, position)
+                yield number, value
+                continue
+            if wire_type == BYTES:
+                size, position = _varint(message, position)
+            elif wire_type == FIXED64:
+                size = 8
+            elif wire_type == FIXED32:
+                size = 4
+            else:
+                raise ArtifactError(f"not an ONNX file: wire type {wire_type} does not exist")
+            if size > end - position:
+                raise ArtifactError(f"not an ONNX file: a field of {size} bytes where {end - position} are left")
+            yield number, message[position : position + size]
+            position += size
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:

@@ -5,16 +5,20 @@ The only file that knows ONNX Runtime.
 
 import os
 import re
+import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, final
+from typing import Any, Final, final
 
 from numpy.typing import NDArray
 
-from rnnx_runtime._errors import ExecutionError
+from rnnx_runtime._errors import ExecutionError, printable
 
 # ONNX Runtime reads this when it is first imported: without it, a thread, a database in the user's cache folder, and
 # forked children that hang when they end.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+_TELEMETRY: Final = "ORT_DISABLE_TELEMETRY"
+_too_late = "onnxruntime" in sys.modules and _TELEMETRY not in os.environ
+os.environ.setdefault(_TELEMETRY, "1")
 
 
 @final
@@ -24,6 +28,7 @@ class Session:
     def __init__(self, data: bytes, threads: int) -> None:
         import onnxruntime  # here, so that importing this package opens nothing and costs nothing
 
+        _warn_of_telemetry()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -67,7 +72,27 @@ class Session:
         return call
 
 
+def as_declared(name: str, array: NDArray[Any], dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """What the graph gave, if it is what the manifest declares."""
+    if array.shape != shape or array.dtype != dtype:
+        raise ExecutionError(f"{name}: the artifact declares {dtype} {shape}, its graph gave {array.dtype} {array.shape}")
+    return array
+
+
+def _warn_of_telemetry() -> None:
+    """Once, where somebody else imported ONNX Runtime before this package could set the switch."""
+    global _too_late  # noqa: PLW0603
+    if _too_late:
+        _too_late = False
+        warnings.warn(
+            f"onnxruntime was imported before rnnx_runtime, so its telemetry may be on; set {_TELEMETRY}=1, "
+            "or import rnnx_runtime first",
+            RuntimeWarning,
+            stacklevel=4,  # the caller of load
+        )
+
+
 def _first_line(error: Exception) -> str:
     """What ONNX Runtime says, without the place in its own source that it begins with."""
     line = str(error).strip().split("\n", 1)[0]
-    return re.sub(r"/\S*onnxruntime\S*:\d+ .*?\) (?=\S)", "", line)
+    return printable(re.sub(r"/\S*onnxruntime\S*:\d+ .*?\) (?=\S)", "", line))

@@ -3,7 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Self, final
 
+import numpy as np
 from numpy.typing import NDArray
+
+from rnnx_runtime._errors import StateError, printable
 
 
 @final
@@ -87,3 +90,24 @@ def make_state(digest: str, batch: int, arrays: dict[str, NDArray[Any]]) -> Stat
 
 def _unpickled(digest: str, batch: int, arrays: dict[str, NDArray[Any]]) -> State:
     return State._of(digest, batch, arrays)
+
+
+def state_array(name: str, value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A copy of `value` in the state's type, finite.
+
+    Raises:
+        StateError: it is no array of such numbers.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        raise StateError(f"{name}: a masked array; fill what is masked first")
+    try:
+        array = np.array(value, order="C")
+    except Exception as error:
+        raise StateError(f"{name}: {type(value).__name__} is no array of numbers: {printable(str(error))}") from None
+    if not np.can_cast(array.dtype, dtype, "same_kind") or (array.dtype == np.bool_) != (dtype == np.bool_):
+        raise StateError(f"{name}: expected {dtype}, got {array.dtype}")
+    with np.errstate(over="ignore"):
+        array = array.astype(dtype, copy=False)
+    if not np.isfinite(array).all():
+        raise StateError(f"{name}: a value is not finite")
+    return array

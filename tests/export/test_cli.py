@@ -99,7 +99,7 @@ def bad(exported, tmp_path):
             ["infer", "artifacts/model.onnx", "--text", "heLlo"],
             "character 'L' at position 2 is not in the model's vocabulary of 4: 'ehlo'",
         ),
-        (["infer", "none.onnx", "--text", "hello"], "no file at none.onnx; make an artifact with `rnnx export`"),
+        (["infer", "none.onnx", "--text", "hello"], "no file at 'none.onnx'; make an artifact with `rnnx export`"),
         (["infer", "{bad}/text.onnx", "--text", "hello"], "not a sealed rnnx artifact"),
         (["infer", "{bad}/cut.onnx", "--text", "hello"], "not a sealed rnnx artifact"),
         (["infer", "{bad}/flipped.onnx", "--text", "hello"], "the seal is broken"),
