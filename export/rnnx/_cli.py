@@ -93,14 +93,14 @@ def export(name: str, checkpoint: Path | None, output: Path) -> None:
     from rnnx_models.checkpoint import load_checkpoint
 
     recipe, module = load_checkpoint(path, name)
-    done = export_module(module, recipe.example(), output, codec=recipe.codec(), name=name)
+    done = export_module(module, recipe.example(), output, codec=recipe.codec(), sampling=recipe.sampling(), name=name)
     click.echo(f"{done.path}: {name}, proven equal to eager PyTorch in {done.parity.summary().cases} comparisons")
     for line in Description(done.manifest, done.operators, done.size, done.digest).lines():
         click.echo(line)
     if done.torchscript is None:
         click.echo(f"no TorchScript: {done.torchscript_refused}", err=True)
     else:
-        click.echo(f"  also      {done.torchscript}, {done.parity_path}")
+        click.echo(f"  also       {done.torchscript}, {done.parity_path}")
 
 
 main.add_command(infer)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from rnnx_runtime.artifact import CharCodec, Codec, Constant, Dimension, Manifest
+from rnnx_runtime.artifact import CharCodec, Codec, Computed, Constant, Dimension, Manifest, Zeros
 
 
 class Description:
@@ -26,10 +26,10 @@ class Description:
                 + (f", tokens 0 to {spec.vocabulary_size - 1}" if spec.vocabulary_size is not None else "")
                 for spec in manifest.inputs
             ],
+            "conditions": [f"{spec.name}  {spec.dtype} {_shape(spec.shape)}" for spec in manifest.conditions],
             "outputs": [f"{spec.name}  {spec.dtype} {_shape(spec.shape)}, {spec.role}" for spec in manifest.outputs],
             "states": [
-                f"{spec.name} → {spec.output}  {spec.dtype} {_shape(spec.shape)}, starts with "
-                + ("given values" if isinstance(spec.init, Constant) else "zeros")
+                f"{spec.name} → {spec.output}  {spec.dtype} {_shape(spec.shape)}, starts with " + _start(spec.init)
                 for spec in manifest.states
             ],
             "steps": ["streamable" if manifest.streamable else f"not streamable: {manifest.not_streamable_because}"],
@@ -40,7 +40,7 @@ class Description:
             "weights": [f"{manifest.provenance.module}, sha256 {manifest.provenance.weights_sha256}"],
             "file": [f"{self._size:,} bytes, sha256 {self._digest}"],
         }
-        return [f"  {label if i == 0 else '':<10}{text}" for label, texts in groups.items() for i, text in enumerate(texts)]
+        return [f"  {label if i == 0 else '':<11}{text}" for label, texts in groups.items() for i, text in enumerate(texts)]
 
     def to_json(self) -> str:
         """The manifest as it stands in the file, and what was found beside it."""
@@ -56,6 +56,12 @@ class Description:
 def amount(value: float) -> str:
     """A score, short: `1`, `0.25`, `0.00312`."""
     return f"{value:.3g}"
+
+
+def _start(init: Zeros | Constant | Computed) -> str:
+    if isinstance(init, Computed):
+        return "what the conditions give"
+    return "given values" if isinstance(init, Constant) else "zeros"
 
 
 def _shape(shape: tuple[Dimension, ...]) -> str:

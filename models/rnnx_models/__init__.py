@@ -1,7 +1,7 @@
 """Recurrent models, one file each: config, module, recipe.
 
     recipe_type = get_recipe("emb_rnn")
-    header, weights = train(recipe_type(recipe_type.config_type()), seed=0)
+    trained = train(recipe_type(recipe_type.config_type()), seed=0, path="artifacts/emb_rnn.safetensors")
 
 `MODELS` lists them without importing torch.
 """

@@ -14,7 +14,18 @@ if TYPE_CHECKING:
 
 # name, which is also the name of its file: what it is
 MODELS: Final[dict[str, str]] = {
+    "rnn_cell": "RNNCell stepped in a loop over one-hot rows: hello → ohlol",
+    "rnn": "RNN over one-hot rows, its hidden states the logits: hello → ohlol",
     "emb_rnn": "Embedding → two-layer RNN → Linear: hello → ohlol",
+    "seq_rnn": "multi-layer RNN → Linear: three words of three bits → a label",
+    "sin_lstm": "LSTM → Linear with its state in and out: sine → cosine",
+    "lstm_cell": "LSTMCell stepped in a loop over one-hot rows: hello → ohlol",
+    "gru_cell": "GRUCell stepped in a loop over one-hot rows: hello → ohlol",
+    "gru": "GRU over one-hot rows, its hidden states the logits: hello → ohlol",
+    "caption_rnn": "CNN → initial state of an RNN that spells: image of a digit → its English word",
+    "char_rnn": "Embedding → RNN × layers → Linear: the next character of any text",
+    "char_lstm": "Embedding → LSTM × layers → Linear: the next character of any text",
+    "char_gru": "Embedding → GRU × layers → Linear: the next character of any text",
 }
 
 

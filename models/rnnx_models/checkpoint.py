@@ -28,7 +28,13 @@ class CheckpointError(RnnxError, ValueError):
 
 
 class CheckpointHeader(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a checkpoint says of itself."""
+    """What a checkpoint says of itself.
+
+    Attributes:
+        epochs: after which the weights were the best.
+        settings: of the whole training.
+        text: SHA-256 of the text that was learned from; empty where the data are the model's own.
+    """
 
     model: str
     config: dict[str, Any]
@@ -37,6 +43,8 @@ class CheckpointHeader(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     score: float
     unit: str
     reached: bool
+    settings: dict[str, Any] = {}
+    text: str = ""
 
 
 def save_checkpoint(path: str | os.PathLike[str], header: CheckpointHeader, weights: Mapping[str, Tensor]) -> None:

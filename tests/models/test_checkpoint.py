@@ -10,8 +10,8 @@ from rnnx_models.train import train
 @pytest.fixture
 def checkpoint(tmp_path):
     recipe_type = get_recipe("emb_rnn")
-    header, weights = train(recipe_type(recipe_type.config_type()), epochs=3)
-    save_checkpoint(tmp_path / "emb_rnn.safetensors", header, weights)
+    trained = train(recipe_type(recipe_type.config_type()), epochs=3)
+    save_checkpoint(tmp_path / "emb_rnn.safetensors", trained.header, trained.weights)
     return tmp_path / "emb_rnn.safetensors"
 
 
@@ -34,8 +34,7 @@ def test_a_checkpoint_gives_the_module_back(checkpoint):
 def test_the_same_seed_gives_the_same_bytes(checkpoint, tmp_path):
     recipe_type = get_recipe("emb_rnn")
     for seed, same in ((0, True), (1, False)):
-        header, weights = train(recipe_type(recipe_type.config_type()), epochs=3, seed=seed)
-        save_checkpoint(tmp_path / "again.safetensors", header, weights)
+        train(recipe_type(recipe_type.config_type()), epochs=3, seed=seed, path=tmp_path / "again.safetensors")
         assert ((tmp_path / "again.safetensors").read_bytes() == checkpoint.read_bytes()) is same
 
 

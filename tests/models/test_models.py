@@ -17,7 +17,7 @@ CHAR = ("char_rnn", "char_lstm", "char_gru")
 EXPORTED = tuple(MODELS)  # those that `rnnx.export` can take
 
 # Where the target takes minutes: a smaller training, and the bar for it.
-REDUCED = {name: 3.3 for name in CHAR} | {"caption_rnn": 0.8}
+REDUCED = dict.fromkeys(CHAR, 3.3) | {"caption_rnn": 0.8}
 REDUCED_SETTINGS = {name: {"epochs": 6, "batch_size": 16, "seq_len": 16, "lr": 0.01} for name in CHAR}
 REDUCED_SETTINGS["caption_rnn"] = {"epochs": 8}
 

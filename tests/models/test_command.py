@@ -1,0 +1,270 @@
+"""`rnnx train` and `python -m rnnx_models.train`, as a person types them."""
+
+import io
+import re
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from rnnx import _progress
+from rnnx._cli import main
+from rnnx_models import _command, _report
+from rnnx_models._recipe import Score
+from rnnx_models.checkpoint import load_checkpoint
+from rnnx_models.train import Progress
+from rnnx_runtime import load
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, prose):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prose.txt").write_text(prose[:8000], encoding="utf-8")
+    (tmp_path / "empty.txt").write_bytes(b"")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "short.txt").write_text("too short")
+    return tmp_path
+
+
+@pytest.fixture
+def rnnx(folder):
+    return lambda *arguments: CliRunner().invoke(main, ["train", *arguments])
+
+
+@pytest.fixture
+def module(folder, capsys):
+    """`python -m rnnx_models.train`, in this process."""
+
+    def module(*arguments):
+        code = _command.main(list(arguments))
+        return code, capsys.readouterr().err
+
+    return module
+
+
+CHAR = (
+    "--model",
+    "char_lstm",
+    "--text",
+    "prose.txt",
+    "--hidden",
+    "16",
+    "--layers",
+    "1",
+    "--batch-size",
+    "8",
+    "--seq-len",
+    "16",
+)
+
+
+def test_every_option_reaches_the_training(rnnx, folder):
+    result = rnnx(
+        *CHAR, "--epochs", "2", "--lr", "0.01", "--seed", "7", "--device", "cpu", "--plot", "p.png", "-o", "c.safetensors"
+    )
+    assert (result.exit_code, result.stdout) == (0, "")
+    recipe, _ = load_checkpoint("c.safetensors", "char_lstm")
+    assert (recipe.config.hidden, recipe.config.layers) == (16, 1)
+    assert recipe.config.vocabulary == "".join(sorted(set((folder / "prose.txt").read_text())))
+    *progress, done, missed, plot = result.stderr.splitlines()
+    line = r"char_lstm: epoch \d/2, loss \d\.\d+ \(\d\.\d+ bits\), \d\.\d+ bits per character(, \d+ s left)?"
+    assert [bool(re.fullmatch(line, said)) for said in progress] == [True, True]
+    assert re.fullmatch(r"c\.safetensors: char_lstm, \d\.\d+ bits per character, after 2 epochs", done)
+    assert missed == "char_lstm did not reach its target; train longer with --epochs, or with another --seed"
+    assert plot == "p.png: the loss curve"
+    assert (folder / "p.png").read_bytes().startswith(PNG)
+    assert len((folder / "p.png").read_bytes()) > 5000
+
+
+def test_both_commands_make_the_same_bytes(rnnx, module, folder):
+    assert rnnx(*CHAR, "--epochs", "1", "-o", "a.safetensors").exit_code == 0
+    assert module(*CHAR, "--epochs", "1", "-o", "b.safetensors")[0] == 0
+    assert (folder / "a.safetensors").read_bytes() == (folder / "b.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["emb_rnn", "sin_lstm"])
+def test_other_losses_are_plotted_on_an_axis_of_their_own(name, rnnx, folder):
+    assert rnnx("--model", name, "--epochs", "3", "--plot", "p.png").exit_code == 0
+    assert (folder / "p.png").read_bytes().startswith(PNG)
+
+
+BAD = [
+    (["--model", "emb_rn"], "no model is called 'emb_rn'; did you mean 'emb_rnn'?"),
+    (["--model", "emb_rnn", "--text", "prose.txt"], "emb_rnn has no --text; it has --epochs, --lr, --hidden, --layers"),
+    (["--model", "rnn_cell", "--hidden", "8"], "rnn_cell has no --hidden; it has --epochs, --lr"),
+    (
+        ["--model", "sin_lstm", "--layers", "2"],
+        "sin_lstm has no --layers; it has --epochs, --lr, --batch-size, --seq-len, --hidden",
+    ),
+    (
+        ["--model", "caption_rnn", "--seq-len", "2"],
+        "caption_rnn has no --seq-len; it has --epochs, --lr, --batch-size, --hidden",
+    ),
+    (["--model", "char_gru", "--text", "none.txt"], "none.txt: No such file or directory"),
+    (["--model", "char_gru", "--text", "."], ".: Is a directory"),
+    (["--model", "char_gru", "--text", "empty.txt"], "empty.txt is empty; give a text to learn from"),
+    (
+        ["--model", "char_gru", "--text", "latin.txt"],
+        "latin.txt is not UTF-8: byte 3 is 0xe9, in line 1; save the text as UTF-8",
+    ),
+    (
+        ["--model", "char_gru", "--text", "short.txt", "--batch-size", "2", "--seq-len", "8"],
+        "it has 9 characters, and 19 are needed for one window",
+    ),
+    (["--model", "char_gru", "--layers", "0"], "layers must be at least 1, got 0"),
+    (["--model", "emb_rnn", "--epochs", "0"], "epochs must be at least 1, got 0"),
+    (["--model", "emb_rnn", "--lr", "nan"], "lr must be a positive number, got nan"),
+    (["--model", "emb_rnn", "--seed", "-1"], "the seed must be from 0 to 2**32 - 1, got -1"),
+    (["--model", "emb_rnn", "--device", "quux"], "torch cannot compute on the device 'quux' here"),
+    (["--model", "emb_rnn", "--resume"], "no interrupted training at artifacts/emb_rnn.resume.safetensors"),
+    (["--model", "emb_rnn", "--plot", "p.jpg"], "a plot is a PNG: its name must end in .png, got 'p.jpg'"),
+    (["--model", "emb_rnn", "--plot", "empty.txt/p.png"], "is a file, not a folder; write somewhere else"),
+    (["--model", "emb_rnn", "-o", "empty.txt/c.safetensors"], "is a file, not a folder; write somewhere else"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error"), BAD, ids=[" ".join(arguments[1:]) for arguments, _ in BAD])
+def test_bad_input_is_one_line(arguments, error, rnnx, module, folder):
+    before = sorted(folder.iterdir())
+    result = rnnx(*arguments)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert module(*arguments) == (1, result.stderr)
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: ")
+    assert error in line
+    assert sorted(folder.iterdir()) == before
+
+
+def test_without_matplotlib_the_command_says_what_to_install_before_it_trains(rnnx, folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = rnnx("--model", "emb_rnn", "--plot", "p.png")
+    expected = "Error: a plot needs matplotlib, which is not installed: pip install 'rnnx[plot]'\n"
+    assert (result.exit_code, result.stderr) == (1, expected)
+    assert not (folder / "artifacts").exists()
+
+
+@pytest.fixture
+def press_ctrl_c(monkeypatch):
+    """Makes a training press Ctrl-C at the 20th step of its second epoch, once."""
+    pressed = []
+
+    def call(self, here):
+        if (here.epoch, here.step) == (2, 20) and not pressed:
+            pressed.append(True)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_report.PlainProgress, "__call__", call)
+
+
+def test_ctrl_c_says_how_to_go_on_and_that_works(rnnx, folder, press_ctrl_c):
+    whole = ("-o", "whole.safetensors")
+    arguments = (*CHAR, "--epochs", "3", "--plot", "it's.png")
+    stopped = rnnx(*arguments)
+    assert stopped.exit_code == 130
+    command = r"""rnnx train --model char_lstm --text prose.txt --plot 'it'"'"'s.png' --resume"""
+    assert stopped.stderr == (
+        "stopped in epoch 2 of 3, after step 20 of 56; saved as artifacts/char_lstm.resume.safetensors, to be resumed; "
+        f"go on with: {command}\n"
+    )
+    assert sorted(path.name for path in (folder / "artifacts").iterdir()) == [
+        "char_lstm.resume.safetensors",
+        "char_lstm.safetensors",
+    ]
+    assert rnnx("--model", "char_lstm", "--text", "prose.txt", "--plot", "it's.png", "--resume").exit_code == 0
+    assert rnnx(*arguments, *whole).exit_code == 0
+    assert (folder / "artifacts/char_lstm.safetensors").read_bytes() == (folder / "whole.safetensors").read_bytes()
+    assert (folder / "it's.png").exists()
+
+
+def test_the_module_says_how_it_is_called_itself(module, press_ctrl_c):
+    code, said = module(*CHAR, "-o", "c.safetensors")
+    assert code == 130
+    assert "go on with: python -m rnnx_models.train --model char_lstm --text prose.txt --output c.safetensors --resume" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--model", "char_gru", "-o", "artifacts/char_lstm.safetensors"], "is a training of 'char_lstm', not of 'char_gru'"),
+        (["--model", "char_lstm"], "a text of SHA-256"),
+        (["--model", "char_lstm", "--text", "prose.txt", "--lr", "0.5"], "with lr 0."),
+        (["--model", "char_lstm", "--text", "prose.txt", "--hidden", "8"], "with hidden 16, not 8"),
+    ],
+)
+def test_only_the_same_training_is_resumed(arguments, error, rnnx, press_ctrl_c):
+    assert rnnx(*CHAR).exit_code == 130
+    result = rnnx(*arguments, "--resume")
+    assert result.exit_code == 1
+    assert error in result.stderr
+
+
+def test_the_module_runs_by_its_name(folder):
+    command = [sys.executable, "-m", "rnnx_models.train", "--model", "seq_rnn", "--epochs", "20"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 11
+    assert result.stderr.splitlines()[-1].startswith("artifacts/seq_rnn.safetensors: seq_rnn, ")
+
+
+def test_the_trained_checkpoint_is_what_export_takes(rnnx, folder):
+    assert rnnx("--model", "rnn").exit_code == 0
+    assert CliRunner().invoke(main, ["export", "--model", "rnn"]).exit_code == 0
+    assert load("artifacts/model.onnx").infer("hello") == "ohlol"
+
+
+def at(epoch, step, score=None):
+    return Progress(epoch, 40, step, 10, 0.693147, score)
+
+
+def test_plain_lines_are_few_in_a_short_training_and_tell_the_time_left(make, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(_report.time, "monotonic", lambda: now[0])
+    said = []
+    say = _report.PlainProgress(make("char_rnn", vocabulary="ab"), said.append)
+    for epoch in range(1, 41):
+        for step in range(1, 11):
+            now[0] += 0.5
+            say(at(epoch, step, Score(2.5, "bits per character", False, True) if epoch > 1 else None))
+    assert len(said) == 10
+    assert said[0] == "char_rnn: epoch 4/40, loss 0.6931 (1.000 bits), 2.5 bits per character, 3 min left"
+    assert said[-1] == "char_rnn: epoch 40/40, loss 0.6931 (1.000 bits), 2.5 bits per character"
+
+
+def test_plain_lines_come_every_twenty_seconds_in_a_long_training(make, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(_report.time, "monotonic", lambda: now[0])
+    said = []
+    say = _report.PlainProgress(make("char_rnn", vocabulary="ab"), said.append)
+    for step in range(1, 11):
+        now[0] += 15
+        say(at(1, step))
+    assert said[0] == "char_rnn: epoch 1/40, step 2/10, loss 0.6931 (1.000 bits), 1 h 40 min left"
+    assert len(said) == 5
+
+
+def test_a_terminal_shows_a_bar(make, monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(_progress, "Console", lambda stderr: Console(file=screen, force_terminal=True, width=140))
+    with _progress.training_progress(make("char_rnn", vocabulary="ab")) as on_progress:
+        on_progress(at(1, 5))
+        on_progress(at(20, 10, Score(2.5, "bits per character", False, True)))
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    assert "char_rnn: epoch 20/40" in shown
+    assert "loss 0.6931 (1.000 bits), 2.5 bits per character" in shown
+    assert "left" in shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.2, "0 s"), (99, "99 s"), (170, "3 min"), (5940, "99 min"), (7500, "2 h 5 min")]
+)
+def test_times_are_spoken(seconds, words):
+    assert _report.spoken(seconds) == words
+
+
+def test_the_command_imports_no_torch_before_it_trains():
+    code = "import sys; import rnnx._cli_train, rnnx_models._options; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
