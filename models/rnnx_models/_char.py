@@ -56,6 +56,7 @@ class CharRecipe(Recipe[CharConfig]):
 
     config_type = CharConfig
     settings = Settings(epochs=20, lr=5e-3, batch_size=32, seq_len=64)
+    target = f"at most {TARGET} bits per character, as English text allows"
     reads_text = True
     in_bits = True
     layer: ClassVar[Layer]
@@ -115,7 +116,7 @@ class CharRecipe(Recipe[CharConfig]):
 
     @final
     def fingerprint(self) -> str:
-        return hashlib.sha256(self._corpus.encode()).hexdigest()
+        return self._digest
 
     def _run(self, module: nn.Module, tokens: Tensor, carried: Carried) -> tuple[Tensor, Carried]:
         """Logits `(B, T, V)`, and the state as a tuple whatever the layer."""
@@ -126,6 +127,10 @@ class CharRecipe(Recipe[CharConfig]):
     @cached_property
     def _corpus(self) -> str:
         return default_text() if self._text is None else self._text
+
+    @cached_property
+    def _digest(self) -> str:
+        return hashlib.sha256(self._corpus.encode()).hexdigest()
 
     @cached_property
     def _split(self) -> tuple[Tensor, Tensor]:

@@ -66,7 +66,9 @@ def run(options: Options, program: str, display: Display) -> list[str]:
     best = "" if header.epochs == planned else f", the best of {planned}"
     lines = [f"{options.checkpoint}: {header.model}, {header.score:.4g} {header.unit}, after {header.epochs} epochs{best}"]
     if not header.reached:
-        lines.append(f"{header.model} did not reach its target; train longer with --epochs, or with another --seed")
+        lines.append(
+            f"{header.model} did not reach its target; train longer with --epochs, or with another --seed, to get to {recipe.target}"
+        )
     if options.plot is not None:
         save_plot(options.plot, recipe, trained.curve, header.unit)
         lines.append(f"{options.plot}: the loss curve")

@@ -21,6 +21,7 @@ class HelloRecipe(Recipe[C]):
     """Cross-entropy over the five characters, all of them in one batch; the target is the whole answer."""
 
     settings = Settings(epochs=100, lr=0.05)
+    target = "the whole answer"
 
     @abstractmethod
     def example(self) -> tuple[Tensor]:

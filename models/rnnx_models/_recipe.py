@@ -85,6 +85,7 @@ class Recipe(ABC, Generic[C]):
         name: in the registry.
         config_type: a frozen dataclass of sizes; every field has a default.
         settings: those that reach the target.
+        target: the score that the model is for, in words.
         reads_text: whether it learns from any text, which is then its second argument.
         in_bits: whether the loss is a cross-entropy per character, to be shown in bits.
     """
@@ -92,6 +93,7 @@ class Recipe(ABC, Generic[C]):
     name: ClassVar[str]
     config_type: ClassVar[type]
     settings: ClassVar[Settings]
+    target: ClassVar[str]
     reads_text: ClassVar[bool] = False
     in_bits: ClassVar[bool] = False
 
@@ -112,7 +114,9 @@ class Recipe(ABC, Generic[C]):
 
     @abstractmethod
     def batches(self, settings: Settings, generator: torch.Generator) -> Sequence[Batch]:
-        """One epoch, in order. All that is random in it is drawn from `generator`, so that an epoch can be made again.
+        """One epoch, in order, with as many batches as every other.
+
+        All that is random in it is drawn from `generator`, so that an epoch can be made again.
 
         Raises:
             SettingsError: the data do not fill one batch.

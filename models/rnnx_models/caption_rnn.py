@@ -85,6 +85,7 @@ class CaptionRnnRecipe(Recipe[CaptionRnnConfig]):
     name = "caption_rnn"
     config_type = CaptionRnnConfig
     settings = Settings(epochs=30, lr=3e-3, batch_size=50)
+    target = f"{TARGET:.0%} of the words"
 
     def build(self) -> CaptionRnn:
         return CaptionRnn(self.config)

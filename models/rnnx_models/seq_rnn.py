@@ -67,6 +67,7 @@ class SeqRnnRecipe(Recipe[SeqRnnConfig]):
     name = "seq_rnn"
     config_type = SeqRnnConfig
     settings = Settings(epochs=200, lr=0.02)
+    target = "all six rows"
 
     def build(self) -> SeqRnn:
         return SeqRnn(self.config)

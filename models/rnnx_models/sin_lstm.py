@@ -61,6 +61,7 @@ class SinLstmRecipe(Recipe[SinLstmConfig]):
     name = "sin_lstm"
     config_type = SinLstmConfig
     settings = Settings(epochs=400, lr=0.03, batch_size=32, seq_len=20)
+    target = f"a mean squared error of at most {TARGET}"
 
     def build(self) -> SinLstm:
         return SinLstm(self.config)

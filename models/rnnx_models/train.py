@@ -30,7 +30,7 @@ from rnnx_runtime.artifact import check_writable
 
 __all__ = ["Curve", "Progress", "Settings", "SettingsError", "Trained", "TrainingError", "TrainingInterruptedError", "train"]
 
-_SAVE_EVERY: Final = 20.0  # seconds: what a crash costs at most, beside the epoch at hand
+_SAVE_EVERY: Final = 60.0  # seconds: what a crash costs
 
 
 class TrainingInterruptedError(RnnxError):
@@ -69,7 +69,7 @@ def train(
         seed: 0 or more; 0 when None.
         epochs, batch_size, seq_len, lr: the recipe's own when None.
         path: of the checkpoint, for the best weights. Beside it, until the training is finished, is what it takes to resume.
-            Both are written every now and then, so that a crash costs little. None writes nothing.
+            Both are written once a minute, so that a crash costs no more. None writes nothing.
         resume: go on with what was interrupted at `path`; what is given beside it must be as it was.
         on_progress: called after each step. A KeyboardInterrupt from it, or Ctrl-C, stops the training there.
 
@@ -94,8 +94,7 @@ def train(
     seed = 0 if seed is None else seed
     if not 0 <= seed < 2**32:
         raise SettingsError(f"the seed must be from 0 to 2**32 - 1, got {seed}")
-    devices = [] if where.type == "cpu" else [where.index or 0]
-    with torch.random.fork_rng(devices=devices, device_type="cuda" if where.type == "cpu" else where.type):
+    with torch.random.fork_rng(devices=[where.index or 0] if where.type == "cuda" else []):
         training = Training(recipe, seed, settings, where)
         if files is not None and interrupted is not None:
             restore(files.resume, training, *interrupted)
@@ -154,7 +153,7 @@ def _run(training: Training, files: _Files | None, on_progress: Callable[[Progre
                     f"stopped in epoch {here.epoch} of {here.epochs}, after step {here.step} of {here.steps}; saved as "
                     f"{files.resume}, to be resumed"
                 ) from None
-            if files is not None and training.step == 0:
+            if files is not None:
                 files.save_now_and_then(training)
 
 
