@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test check format bench wheels clean
+.PHONY: help demo test slow check format bench wheels clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -18,8 +18,11 @@ demo: .venv/ready  ## train and export emb_rnn, then infer: prints ohlol
 	$(BIN)/rnnx export --model emb_rnn
 	$(BIN)/rnnx infer artifacts/model.onnx --text hello
 
-test: .venv/ready  ## all tests
-	$(BIN)/python -m pytest
+test: .venv/ready  ## all tests, the heaviest in a reduced size
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: .venv/ready  ## the heaviest tests in full: half an hour
+	$(BIN)/python -m pytest -m slow
 
 check: .venv/ready  ## lint, format and types, without changing anything
 	$(BIN)/ruff check .
