@@ -5,7 +5,7 @@ them longer and looking at what the sites see; an output's by looking at what be
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,10 +46,40 @@ class Axes:
 
 @dataclass(frozen=True)
 class Assignment:
-    """Axes that let the module run at other sizes: of every input, and the batch axis of every state."""
+    """Axes that let the module run at other sizes: of every input, the batch axis of every state, and the example's steps."""
 
     inputs: dict[str, Axes]
     states: tuple[int, ...]
+    steps: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A call of the module at another size.
+
+    Attributes:
+        steps: how many it took; None where its sites cannot tell.
+        trace: what shows whether it took as many as another.
+        following: the next states.
+    """
+
+    steps: int | None
+    trace: object
+    following: Sequence[Tensor]
+
+
+def axes_of(name: str, tensor: Tensor, letters: str) -> Axes:
+    """Axes written down by a person, a letter for each: "BTF", "TB", "B".
+
+    Raises:
+        LiftError: there is not one letter per axis, or B and T do not stand once, or at most once.
+    """
+    if len(letters) != tensor.ndim or letters.count("B") != 1 or letters.count("T") > 1:
+        raise LiftError(
+            f"axes of {name}: expected {tensor.ndim} letters, B once and T at most once, such as {'BTF'[: max(tensor.ndim, 1)]!r}; "
+            f"got {letters!r}"
+        )
+    return Axes(letters.index("B"), letters.index("T") if "T" in letters else None)
 
 
 def has_time(shape: tuple[Dimension, ...]) -> bool:
@@ -77,38 +107,62 @@ def batch_first(tensor: Tensor, shape: tuple[Dimension, ...], batch: int, steps:
 def find_axes(
     inputs: Mapping[str, Tensor],
     states: Sequence[Tensor],
-    steps: int,
-    run: Callable[[Mapping[str, Tensor], Sequence[Tensor]], tuple[int, Sequence[Tensor]]],
+    steps: int | None,
+    run: Callable[[Mapping[str, Tensor], Sequence[Tensor]], Trial],
+    wanted: Mapping[str, Axes],
+    lengths: Collection[str] = (),
 ) -> Assignment:
     """The axes of every input, and the batch axis of every state.
 
     Args:
         inputs: the example's, without states.
         states: as the sites saw them.
-        steps: that the sites took on the example.
-        run: calls the module on other inputs and zero states; the steps taken and the next states.
+        steps: that the sites took on the example; None where they cannot tell.
+        run: calls the module on other inputs and zero states.
+        wanted: axes that are known beforehand, by input.
+        lengths: inputs that say how many steps each row has.
 
     Raises:
         LiftError: no assignment of axes lets the module run at another batch size and length.
     """
     reason = ""
-    for chosen in itertools.islice(_assignments(inputs, states, steps), _MOST_ASSIGNMENTS):
-        batch = next(inputs[name].shape[axes.batch] for name, axes in chosen.inputs.items())
-        wanted = (batch + 1, steps + 2)
-        resized = {name: axes.resize(inputs[name], *wanted) for name, axes in chosen.inputs.items()}
-        zeros = [repeat(torch.zeros_like(s), axis, wanted[0]) for s, axis in zip(states, chosen.states, strict=True)]
+    for chosen in itertools.islice(_assignments(inputs, states, steps, wanted), _MOST_ASSIGNMENTS):
+        batch = next(inputs[name].shape[axes.batch] for name, axes in chosen.inputs.items()) + 1
         try:
-            taken, following = run(resized, zeros)
+            longer = _try(inputs, states, chosen, batch, chosen.steps + 2, run, lengths)
+            if longer is None or longer.steps not in (None, chosen.steps + 2):
+                continue
+            if longer.steps is None:
+                same = _try(inputs, states, chosen, batch, chosen.steps, run, lengths)
+                if same is None or same.trace == longer.trace:
+                    continue
+            return chosen
         except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:  # what shapes that don't fit raise
             reason = reason or str(error).strip().split("\n", 1)[0]
-            continue
-        if taken == wanted[1] and [s.shape for s in following] == [s.shape for s in zeros]:
-            return chosen
     shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in inputs.items())
+    took = "" if steps is None else f"the module takes {steps} steps on the example, but "
     raise LiftError(
-        f"no axes of {shapes} can be batch and time: the module takes {steps} steps on the example, but does not run on "
-        "one row and two steps more" + (f" ({reason})" if reason else "")
+        f"no axes of {shapes} can be batch and time: {took}it does not run on one row and two steps more"
+        + (f" ({reason})" if reason else "")
+        + '; say which they are with axes={"x": "BTF"}'
     )
+
+
+def _try(
+    inputs: Mapping[str, Tensor],
+    states: Sequence[Tensor],
+    chosen: Assignment,
+    batch: int,
+    steps: int,
+    run: Callable[[Mapping[str, Tensor], Sequence[Tensor]], Trial],
+    lengths: Collection[str],
+) -> Trial | None:
+    """A run at another size; None where its states do not keep theirs."""
+    resized = {name: axes.resize(inputs[name], batch, steps) for name, axes in chosen.inputs.items()}
+    resized |= {name: inputs[name].new_full((batch,), steps) for name in lengths}
+    zeros = [repeat(torch.zeros_like(s), axis, batch) for s, axis in zip(states, chosen.states, strict=True)]
+    trial = run(resized, zeros)
+    return trial if [s.shape for s in trial.following] == [s.shape for s in zeros] else None
 
 
 def find_output_shapes(run_at: Callable[[int, int], Run]) -> dict[str, tuple[Dimension, ...]]:
@@ -157,20 +211,27 @@ def repeat(tensor: Tensor, axis: int, size: int) -> Tensor:
     return tensor.index_select(axis, torch.arange(size) % tensor.shape[axis])
 
 
-def _assignments(inputs: Mapping[str, Tensor], states: Sequence[Tensor], steps: int) -> Iterator[Assignment]:
+def _assignments(
+    inputs: Mapping[str, Tensor], states: Sequence[Tensor], steps: int | None, wanted: Mapping[str, Axes]
+) -> Iterator[Assignment]:
     """Every assignment of the example's axes that gives one batch size; those where more inputs have a time axis first."""
     choices = []
-    for tensor in inputs.values():
-        axes = range(tensor.ndim)
-        times = [axis for axis in axes if tensor.shape[axis] == steps]
-        choices.append([Axes(b, t) for t in times for b in axes if b != t] + [Axes(b, None) for b in axes])
-    for chosen in itertools.product(*choices):
-        sizes = {tensor.shape[axes.batch] for tensor, axes in zip(inputs.values(), chosen, strict=True)}
-        if len(sizes) != 1 or all(axes.time is None for axes in chosen):
+    for name, tensor in inputs.items():
+        if name in wanted:
+            choices.append([wanted[name]])
             continue
-        batch = sizes.pop()
+        axes = range(tensor.ndim)
+        times = [axis for axis in axes if steps is None or tensor.shape[axis] == steps]
+        choices.append([Axes(b, t) for b in axes for t in times if b != t] + [Axes(b, None) for b in axes])
+    for chosen in itertools.product(*choices):
+        named = dict(zip(inputs, chosen, strict=True))
+        batches = {inputs[name].shape[axes.batch] for name, axes in named.items()}
+        lengths = {inputs[name].shape[axes.time] for name, axes in named.items() if axes.time is not None}
+        if len(batches) != 1 or len(lengths) != 1:
+            continue
+        batch, length = batches.pop(), lengths.pop()
         for state_axes in itertools.product(*(_batch_axes(state, batch) for state in states)):
-            yield Assignment(dict(zip(inputs, chosen, strict=True)), state_axes)
+            yield Assignment(named, state_axes, length)
 
 
 def _batch_axes(state: Tensor, batch: int) -> list[int]:

@@ -1,39 +1,71 @@
 """The eager module: copied from the caller's, called, and watched.
 
-Everything is compared with this. It is the caller's own code on torch's own layers; hooks read what its sites are given and
-return, and can hand them another state to begin with, which lets a module be run from any state even where its `forward`
-builds zeros.
+Everything is compared with this. It is the caller's own code on torch's own layers; its sites say what state passes through
+it, and can hand it another one to begin with, which lets a module be run from any state even where its `forward` builds zeros.
 """
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 from rnnx._errors import ExportError
-from rnnx._sites import Arguments, Call, Site
+from rnnx._packing import PackingListener
+from rnnx._sites import Arguments, Attribute, Call, Passage, Site, as_tree, aside, layer_input, layer_steps
+
+DTYPES = (torch.float32, torch.float64, torch.int32, torch.int64, torch.bool)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One call of the module: the tensors it returned, by name, and what was watched on the way."""
+    """One call of the module.
+
+    Attributes:
+        outputs: the tensors that it returned, by name.
+        places: of the outputs among the leaves of what it returned.
+        passages: what went through the sites, in their order.
+        calls: of the submodules that were watched.
+        embedded: what embeddings were given, and their number of rows.
+        layer_steps: how many steps each call of a recurrent layer took, of a packed batch those of the padded one.
+        lengths: what padded batches were packed by.
+    """
 
     outputs: dict[str, Tensor]
+    places: dict[str, int]
+    passages: tuple[Passage, ...]
     calls: tuple[Call, ...]
-    embedded: tuple[tuple[Tensor, int], ...]  # what embeddings were given, and their number of rows
+    embedded: tuple[tuple[Tensor, int], ...]
+    layer_steps: tuple[int, ...]
+    lengths: tuple[Tensor, ...]
 
-    def of(self, path: str) -> list[Call]:
-        """The calls of one submodule."""
-        return [call for call in self.calls if call.path == path]
+    @property
+    def given(self) -> list[Tensor | None]:
+        """The states that it began with, as `forward` passed them; None where it passed none."""
+        return [state for passage in self.passages for state in passage.given]
+
+    @property
+    def following(self) -> list[Tensor]:
+        """The states that it ended with."""
+        return [state for passage in self.passages for state in passage.following]
+
+
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 class Example:
-    """The arguments that the module is called with: its tensors by name, and how to put others in their places."""
+    """The arguments that the module is called with: its tensors by name, and how to put others in their places.
+
+    Attributes:
+        places: of the tensors among the flattened arguments.
+        not_given: parameters of `forward` that the example leaves out.
+    """
 
     def __init__(self, module: nn.Module, example: object) -> None:
         args: tuple[Any, ...] = (example,) if isinstance(example, Tensor) else example if isinstance(example, tuple) else ()
@@ -48,24 +80,39 @@ class Example:
         except TypeError as error:
             raise ExportError(f"the example does not fit forward of {type(module).__name__}: {error}") from None
         # Both flattenings follow the order of the signature, so they name the same leaves.
-        named = [(path_name(path), leaf) for path, leaf in pytree.tree_flatten_with_path(dict(bound.arguments))[0]]
-        self._leaves, self._spec = pytree.tree_flatten((bound.args, bound.kwargs))
-        self._slots = [i for i, leaf in enumerate(self._leaves) if isinstance(leaf, Tensor)]
-        self.tensors = {named[i][0]: _checked(named[i][0], named[i][1]) for i in self._slots}
+        arguments: dict[str, Any] = {}
+        for name, value in bound.arguments.items():
+            keywords = bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+            arguments |= value if keywords else {name: value}
+        named = [(path_name(path), leaf) for path, leaf in pytree.tree_flatten_with_path(arguments)[0]]
+        self.leaves, self.spec = pytree.tree_flatten((bound.args, bound.kwargs))
+        slots = [i for i, leaf in enumerate(self.leaves) if isinstance(leaf, Tensor)]
+        self.places = {named[i][0]: i for i in slots}
+        self.not_given = [
+            name for name, p in bound.signature.parameters.items() if name not in bound.arguments and p.kind in _NAMED
+        ]
+        self.tensors = {name: _checked(name, self.leaves[i]) for name, i in self.places.items()}
         if not self.tensors:
             raise ExportError("the example holds no tensor; give what forward is called with")
 
     def arguments(self, tensors: Sequence[Tensor]) -> Arguments:
         """Positional and keyword arguments with these tensors in the places of the example's."""
-        leaves = list(self._leaves)
-        for slot, tensor in zip(self._slots, tensors, strict=True):
-            leaves[slot] = tensor.clone()  # forward may change what it is given
-        arguments: Arguments = pytree.tree_unflatten(leaves, self._spec)
+        leaves = list(self.leaves)
+        for slot, tensor in zip(self.places.values(), tensors, strict=True):
+            # `forward` may change what it is given; a joined state remembers its parts, and is made anew every time.
+            leaves[slot] = tensor if hasattr(tensor, "rnnx_parts") else tensor.clone()
+        arguments: Arguments = pytree.tree_unflatten(leaves, self.spec)
         return arguments
 
 
 class EagerModule:
-    """A private copy of the caller's module: on the CPU, in eval mode, without gradients."""
+    """A private copy of the caller's module: on the CPU, in eval mode, without gradients.
+
+    What `forward` keeps in attributes and buffers is put back after every call, so that each one begins like the first.
+
+    Attributes:
+        kept: attributes that a call was seen to change, and that hold tensors after it, with all of their leaves.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         if not isinstance(module, nn.Module):
@@ -74,6 +121,7 @@ class EagerModule:
             raise ExportError(f"{type(module).__name__} is, or holds, TorchScript; export the module it was made from")
         self.name = type(module).__name__
         self.module = frozen_copy(module)
+        self.kept: tuple[tuple[Attribute, Sequence[Any]], ...] = ()
 
     def layers(self) -> dict[str, nn.RNNBase]:
         """The recurrent layers, by path."""
@@ -83,40 +131,87 @@ class EagerModule:
         self,
         arguments: Arguments,
         sites: Sequence[Site] = (),
-        states: Sequence[Tensor] | None = None,
+        states: Sequence[Tensor | None] | None = None,
         watch: Sequence[str] = (),
     ) -> Run:
         """Call the module, as it is or from given states.
 
         Args:
             arguments: positional and keyword.
-            sites: whose calls are recorded, with copies of what they were given and returned.
-            states: what the sites begin with, in their order; None leaves them what `forward` gives them.
+            sites: whose passages are recorded.
+            states: what the sites begin with, in their order; None, or one None for each state of a site, leaves it what
+                `forward` gives it.
             watch: paths of submodules whose calls are recorded with the very tensors, to see which are one.
         """
+        with self.remembering():
+            return self.go_on(arguments, sites, states, watch)
+
+    def go_on(
+        self,
+        arguments: Arguments,
+        sites: Sequence[Site] = (),
+        states: Sequence[Tensor | None] | None = None,
+        watch: Sequence[str] = (),
+    ) -> Run:
+        """As `run`, but what the module keeps stays for the next call, as it does for its owner."""
         calls: list[Call] = []
         embedded: list[tuple[Tensor, int]] = []
+        steps: list[int] = []
         modules = dict(self.module.named_modules())
-        handles = []
-        pending = list(states or ())
-        for site in sites:
-            if states is not None:
-                given, pending = pending[: len(site.names)], pending[len(site.names) :]
-                handles.append(modules[site.path].register_forward_pre_hook(_give_once(site, given), with_kwargs=True))
-        kept: dict[str, list[Arguments]] = {}
-        for site in sites:
-            handles.append(modules[site.path].register_forward_pre_hook(_keep_arguments(site.path, kept), with_kwargs=True))
-            handles.append(modules[site.path].register_forward_hook(_record_kept(site.path, calls, kept)))
-        handles += [modules[path].register_forward_hook(_record(path, calls), with_kwargs=True) for path in watch]
+        handles = [modules[path].register_forward_hook(_record(path, calls), with_kwargs=True) for path in watch]
         embeddings = [module for module in modules.values() if isinstance(module, nn.Embedding)]
-        handles += [e.register_forward_pre_hook(_record_embedding(embedded), with_kwargs=True) for e in embeddings]
+        handles += [e.register_forward_pre_hook(aside(_record_embedding(embedded)), with_kwargs=True) for e in embeddings]
+        packing = PackingListener()
+        record = _record_steps(steps, packing)
+        handles += [layer.register_forward_pre_hook(record, with_kwargs=True) for layer in self.layers().values()]
         try:
-            with torch.no_grad():
+            with torch.no_grad(), packing, ExitStack() as attached:
+                passages = tuple(attached.enter_context(c) for c in attachments(self.module, sites, states))
                 returned = self.module(*arguments[0], **arguments[1])
         finally:
             for handle in handles:
                 handle.remove()
-        return Run(named_tensors(returned), tuple(calls), tuple(embedded))
+        outputs = named_tensors(returned)
+        leaves = pytree.tree_leaves(as_tree(returned))
+        tensors = (place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
+        places = dict(zip(outputs, tensors, strict=True))
+        return Run(
+            outputs,
+            places,
+            passages,
+            tuple(calls),
+            tuple(embedded),
+            tuple(steps),
+            tuple(lengths for lengths, _ in packing.packed),
+        )
+
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Put back what calls in here change in attributes and buffers."""
+        before = _attributes(self.module)
+        try:
+            yield
+        finally:
+            found: dict[tuple[str, str], tuple[Attribute, Sequence[Any]]] = {
+                (attribute.path, attribute.name): (attribute, leaves) for attribute, leaves in self.kept
+            }
+            for path, part in self.module.named_modules():
+                names = [*_values(part), *(name for (where, name) in before if where == path)]
+                for name in dict.fromkeys(names):
+                    changed = _changed(path, name, part, before)
+                    if changed is not None:
+                        found.setdefault((path, name), changed)
+                    _put_back(path, name, part, before)
+            self.kept = tuple(found.values())
+
+
+def attachments(module: nn.Module, sites: Sequence[Site], states: Sequence[Tensor | None] | None) -> Iterator[Any]:
+    """The sites' contexts, each with its part of the states."""
+    place = 0
+    for site in sites:
+        part = [] if states is None else [state for state in states[place : place + len(site.names)] if state is not None]
+        place += len(site.names)
+        yield site.attach(module, part or None)
 
 
 def frozen_copy(module: nn.Module) -> nn.Module:
@@ -126,7 +221,7 @@ def frozen_copy(module: nn.Module) -> nn.Module:
         ExportError: it cannot be copied.
     """
     # Tensors that training left on a module are no leaves of autograd's graph, and deepcopy refuses those.
-    left = [value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor)]
+    left = [leaf for part in module.modules() for leaf in pytree.tree_leaves(_values(part)) if isinstance(leaf, Tensor)]
     try:
         copied = copy.deepcopy(module, {id(value): value.detach().clone() for value in left if not value.is_leaf})
     except Exception as error:
@@ -134,6 +229,10 @@ def frozen_copy(module: nn.Module) -> nn.Module:
     copied.cpu()
     copied.eval()
     copied.requires_grad_(False)
+    for part in copied.modules():
+        for name, value in _values(part).items():  # `cpu()` moves weights and buffers only
+            if any(isinstance(leaf, Tensor) and leaf.device.type != "cpu" for leaf in pytree.tree_leaves(value)):
+                setattr(part, name, pytree.tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, value))
     return copied
 
 
@@ -144,7 +243,7 @@ def first_line(error: BaseException) -> str:
 
 def named_tensors(returned: object) -> dict[str, Tensor]:
     """The tensors that a module returned: "output" for a single one, else by position, key or field."""
-    leaves = [(path, leaf) for path, leaf in pytree.tree_flatten_with_path(returned)[0] if isinstance(leaf, Tensor)]
+    leaves = [(path, leaf) for path, leaf in pytree.tree_flatten_with_path(as_tree(returned))[0] if isinstance(leaf, Tensor)]
     named = {(f"output.{path_name(path)}" if path else "output"): leaf for path, leaf in leaves}
     if len(named) != len(leaves):
         raise ExportError(f"two outputs would have one name among {sorted(named)}; rename a key of what forward returns")
@@ -159,21 +258,62 @@ def path_name(path: tuple[Any, ...]) -> str:
 def _checked(name: str, tensor: Tensor) -> Tensor:
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
         raise ExportError(f"{name}: the example must be a plain dense tensor with values; got {tensor.layout}")
-    if tensor.dtype not in (torch.float32, torch.int32, torch.int64, torch.bool):
-        raise ExportError(f"{name} is {tensor.dtype}; an artifact takes float32, int32, int64 or bool: convert the example")
+    if tensor.dtype not in DTYPES:
+        raise ExportError(
+            f"{name} is {tensor.dtype}; an artifact takes float32, float64, int32, int64 or bool: convert the example"
+        )
     if 0 in tensor.shape:
         raise ExportError(f"{name}: the example has the shape {tuple(tensor.shape)}; give at least one row and one step")
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
-def _give_once(site: Site, states: Sequence[Tensor]) -> Any:
-    """A hook that hands the states to the first call; at the later calls of a cell the module's own flow goes on."""
-    waiting = [states]
+def _values(part: nn.Module) -> dict[str, Any]:
+    """The attributes and buffers of one module that are its own, without what torch keeps there."""
+    own = {name: value for name, value in vars(part).items() if not (name.startswith("_") and name in _TORCHS_OWN)}
+    return own | dict(part._buffers)
 
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
-        return site.give(args, kwargs, waiting.pop()) if waiting else None
 
-    return hook
+_TORCHS_OWN = frozenset({*vars(nn.Module()), "_flat_weights", "_flat_weights_names", "_flat_weight_refs", "_all_weights"})
+
+
+def _attributes(module: nn.Module) -> dict[tuple[str, str], tuple[Any, list[Any], pytree.TreeSpec]]:
+    """Every value of every module: itself, its leaves with the tensors copied, its structure."""
+    found = {}
+    for path, part in module.named_modules():
+        for name, value in _values(part).items():
+            leaves, spec = pytree.tree_flatten(value)
+            found[path, name] = (value, [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec)
+    return found
+
+
+def _changed(path: str, name: str, part: nn.Module, before: Mapping[Any, Any]) -> tuple[Attribute, Sequence[Any]] | None:
+    """The attribute, where its tensors are others than before."""
+    leaves, spec = pytree.tree_flatten(getattr(part, name, None))
+    tensors = tuple(place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
+    _, old, old_spec = before.get((path, name), (None, [], None))
+    if not tensors or (spec == old_spec and all(_equal_leaves(leaves[place], old[place]) for place in tensors)):
+        return None
+    return Attribute(path, name, spec, tensors), [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+
+
+def _put_back(path: str, name: str, part: nn.Module, before: Mapping[Any, Any]) -> None:
+    if (path, name) not in before:
+        delattr(part, name)
+        return
+    value, leaves, spec = before[path, name]
+    now, now_spec = pytree.tree_flatten(getattr(part, name))
+    if now_spec == spec and all(map(_equal_leaves, now, leaves)):
+        return
+    if not isinstance(value, Tensor | tuple | list | dict | None):
+        setattr(part, name, value)
+        return
+    setattr(part, name, pytree.tree_unflatten([leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec))
+
+
+def _equal_leaves(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a is b or (a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b))
+    return a is b or (type(a) is type(b) and isinstance(a, int | float | str | bool) and a == b)
 
 
 def _record(path: str, calls: list[Call]) -> Any:
@@ -183,31 +323,21 @@ def _record(path: str, calls: list[Call]) -> Any:
     return hook
 
 
-def _keep_arguments(path: str, kept: dict[str, list[Arguments]]) -> Any:
-    """A hook that keeps what a submodule is given as it is then: forward may change it later."""
-
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        kept.setdefault(path, []).append(_cloned((args, kwargs)))
-
-    return hook
-
-
-def _record_kept(path: str, calls: list[Call], kept: dict[str, list[Arguments]]) -> Any:
-    def hook(module: nn.Module, args: tuple[Any, ...], returned: Any) -> None:
-        arguments = kept[path].pop()
-        calls.append(Call(path, arguments[0], arguments[1], _cloned(returned)))
-
-    return hook
-
-
-def _cloned(tree: Any) -> Any:
-    return pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, tree)
-
-
 def _record_embedding(embedded: list[tuple[Tensor, int]]) -> Any:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = args[0] if args else kwargs.get("input")
         if isinstance(module, nn.Embedding) and isinstance(given, Tensor):
             embedded.append((given.clone(), module.num_embeddings))
+
+    return hook
+
+
+def _record_steps(steps: list[int], packing: PackingListener) -> Any:
+    def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = layer_input(args, kwargs)
+        if isinstance(x, PackedSequence):
+            steps.extend(size for _, size in packing.packed[-1:])
+        elif isinstance(layer, nn.RNNBase) and isinstance(x, Tensor) and x.ndim >= 2:
+            steps.append(layer_steps(layer, x))
 
     return hook

@@ -3,6 +3,7 @@
 RnnxError (rnnx_runtime)
 └── ExportError       RuntimeError   the module cannot be exported
 ├── LiftError                    its state or its axes cannot be made explicit
+│   └── NothingFoundError        one reading of it sees no state
 └── ParityError                  the exported model does not compute what the eager module computes
 """
 
@@ -15,6 +16,10 @@ class ExportError(RnnxError, RuntimeError):
 
 class LiftError(ExportError):
     """The module's state or its axes cannot be made explicit."""
+
+
+class NothingFoundError(LiftError):
+    """One reading of the module sees no state, and another one may; caught inside."""
 
 
 class ParityError(ExportError):

@@ -3,10 +3,11 @@
 import base64
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import onnx
@@ -20,6 +21,7 @@ from rnnx._lift import Lift, LiftedInput, StateSlot
 from rnnx._lower import lower, lower_initial
 from rnnx._parity import ParityReport, prove, prove_torchscript
 from rnnx._quiet import quiet
+from rnnx._readings import lift as find_lift
 from rnnx_runtime import ArtifactError, Model, load
 from rnnx_runtime.artifact import (
     FORMAT_VERSION,
@@ -77,6 +79,8 @@ def export(
     codec: Codec | None = None,
     sampling: Sampling | None = None,
     name: str | None = None,
+    states: Mapping[str, str] | None = None,
+    axes: Mapping[str, str] | None = None,
 ) -> Exported:
     """Export a recurrent module, unmodified, to a sealed ONNX artifact, and to TorchScript beside it.
 
@@ -93,6 +97,9 @@ def export(
         codec: how text becomes tokens, so that the artifact answers text.
         sampling: how the artifact answers with text of its own: what it is told first, and what ends its answer.
         name: of the model in the manifest; the module's class by default.
+        states: which arguments are states, and which outputs hand the next ones back, `{"h": "output.1"}`, where that cannot be
+            found; outputs are called "output", or after their position, key or field, "output.1", "output.hidden".
+        axes: which axis is batch and which time, a letter each, where that cannot be found: `{"x": "TBF"}`.
 
     Raises:
         LiftError: the module's state or axes cannot be made explicit.
@@ -102,7 +109,7 @@ def export(
     """
     target = check_target(path)
     with quiet():
-        lift = Lift(module, example)
+        lift = find_lift(module, example, states, axes)
         if codec is not None:
             _check_codec(lift, codec)
         model = lower(lift)
@@ -209,7 +216,7 @@ def _manifest(lift: Lift, module: nn.Module, codec: Codec | None, sampling: Samp
             name=slot.name,
             input=slot.name,
             output=f"{slot.name}.next",
-            dtype="float32",
+            dtype=_dtype(slot.name, str(slot.dtype).removeprefix("torch.")),
             shape=slot.shape,
             batch_axis=slot.batch_axis,
             init=_init(slot),
@@ -225,8 +232,9 @@ def _manifest(lift: Lift, module: nn.Module, codec: Codec | None, sampling: Samp
         states=states,
         streamable=lift.not_streamable_because is None,
         not_streamable_because=lift.not_streamable_because,
+        chunks_matter_because=lift.chunks_matter_because,
         lowering=lift.lowering,
-        precision="float32",
+        precision=_precision(lift),
         codec=codec,
         sampling=sampling,
         golden=_golden(lift),
@@ -244,6 +252,11 @@ def _dtype(name: str, dtype: str) -> Any:
     return dtype
 
 
+def _precision(lift: Lift) -> Literal["float32", "float64"]:
+    weights = lift.sited.eager.module.parameters()
+    return "float64" if any(weight.dtype == torch.float64 for weight in weights) else "float32"
+
+
 def _init(slot: StateSlot) -> Zeros | Constant | Computed:
     if slot.computed:
         return Computed()
@@ -257,9 +270,8 @@ def _input(spec: LiftedInput, codec: Codec | None) -> Input:
         size = size or len(codec.vocabulary)
         if len(codec.vocabulary) > size:
             raise ExportError(f"the codec has {len(codec.vocabulary)} symbols, but {spec.name} is looked up among {looked_up}")
-    return Input(
-        name=spec.name, dtype=dtype, shape=spec.shape, role="values" if size is None else "tokens", vocabulary_size=size
-    )
+    role: Any = "lengths" if spec.lengths else "values" if size is None else "tokens"
+    return Input(name=spec.name, dtype=dtype, shape=spec.shape, role=role, vocabulary_size=size)
 
 
 def _check_codec(lift: Lift, codec: Codec) -> None:

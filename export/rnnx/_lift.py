@@ -2,11 +2,12 @@
 
     forward(x)             builds its initial state itself, or passes none       hidden
     forward(x, hidden)     is given it and returns the next one                  explicit
+    forward(x)             finds it in self.hidden, and leaves the next there    kept
     forward(image, x)      computes it from an input                             computed
 
-State passes through sites (`_sites.py`): recurrent layers, and cells called once per step. Each site is made to take its state
-from the lift and to hand the next one back: `rnn.l0.h` -> `rnn.l0.h.next`. What the module itself passed is the initial
-state, and must not depend on the sequence; that is tested, not assumed. The caller's module is never changed.
+State passes through sites (`_sites.py`). Each site is made to take its state from the lift and to hand the next one back:
+`rnn.l0.h` -> `rnn.l0.h.next`. What the module itself passed is the initial state, and must not depend on the sequence; that is
+tested, not assumed. The caller's module is never changed. Which sites a module has is read by `_readings.py`.
 """
 
 import copy
@@ -18,11 +19,13 @@ from typing import Final, Literal
 import torch
 from torch import Tensor, nn
 
-from rnnx._axes import Axes, batch_first, far_apart, find_axes, find_output_shapes, has_time
+from rnnx._axes import Axes, Trial, axes_of, batch_first, far_apart, find_axes, find_output_shapes, has_time
 from rnnx._eager import Run, first_line, frozen_copy
 from rnnx._errors import LiftError
-from rnnx._sited import SitedModule
-from rnnx._sites import Arguments, CellSite
+from rnnx._one_step import has_no_operator
+from rnnx._packing import sample_lengths
+from rnnx._sited import Reading, SitedModule
+from rnnx._sites import Arguments
 from rnnx_runtime.artifact import BATCH, Dimension
 
 _CUTS: Final = ((4, 7), (100, 130))  # where a sequence is cut in two, and its length
@@ -40,25 +43,30 @@ class StateSlot:
     batch_axis: int
     initial: Tensor | None
     computed: bool
+    dtype: torch.dtype
 
     def at(self, batch: int) -> tuple[int, ...]:
         return tuple(size if isinstance(size, int) else batch for size in self.shape)
 
     def start(self, batch: int) -> Tensor:
         """The initial value for a batch."""
-        return (
-            torch.zeros(self.at(batch), dtype=torch.float32) if self.initial is None else self.initial.expand(self.at(batch))
-        )
+        return torch.zeros(self.at(batch), dtype=self.dtype) if self.initial is None else self.initial.expand(self.at(batch))
 
 
 @dataclass(frozen=True)
 class LiftedInput:
-    """An input of the module. `vocabulary_size` is set where an embedding looks its values up."""
+    """An input of the module.
+
+    Attributes:
+        vocabulary_size: set where an embedding looks its values up.
+        lengths: whether it says how many steps of each row are none of the padding.
+    """
 
     name: str
     example: Tensor
     axes: Axes
     vocabulary_size: int | None
+    lengths: bool = False
 
     @property
     def shape(self) -> tuple[Dimension, ...]:
@@ -66,6 +74,8 @@ class LiftedInput:
 
     def sample(self, batch: int, steps: int, generator: torch.Generator) -> Tensor:
         """Random values of the example's kind: floats of its mean and spread, integers of its range."""
+        if self.lengths:
+            return sample_lengths(batch, steps, generator, self.example.dtype)
         shape = self.axes.resize(self.example, batch, steps).shape
         if self.vocabulary_size is not None:
             return torch.randint(self.vocabulary_size, shape, generator=generator, dtype=self.example.dtype)
@@ -75,7 +85,7 @@ class LiftedInput:
             low, high = int(self.example.min()), int(self.example.max())
             return torch.randint(low, high + 1, shape, generator=generator, dtype=self.example.dtype)
         spread = self.example.std(correction=0)
-        noise = torch.randn(shape, generator=generator, dtype=torch.float32)
+        noise = torch.randn(shape, generator=generator, dtype=self.example.dtype)
         return noise * spread + self.example.mean() if spread > 0 else noise
 
 
@@ -90,19 +100,23 @@ class Lift:
         states: in the order of the sites.
         outputs: name and shape of what the artifact returns beside the states; `dtypes` has their types.
         steps: the number of steps in the example.
-        not_streamable_because: why its steps don't give what the whole sequence gives; None where they do.
+        not_streamable_because: why it cannot go on from a state; None where it can.
+        chunks_matter_because: why an answer depends on where the calls of a stream begin; None where steps, chunks and the whole
+            give the same.
     """
 
-    def __init__(self, module: nn.Module, example: object) -> None:
-        self.sited = sited = SitedModule(module, example)
-        scanned = any(isinstance(site, CellSite) for site in sited.sites)
-        self.lowering: Literal["recurrent", "scan"] = "scan" if scanned else "recurrent"
-        self.steps = sited.steps(sited.example_run)
-        following = sited.following(sited.example_run)
-        found = find_axes(sited.inputs, following, self.steps, self._try_size)
+    def __init__(
+        self, module: nn.Module, example: object, reading: Reading, axes: Mapping[str, str] | None = None, whole: str = ""
+    ) -> None:
+        self.sited = sited = SitedModule(module, example, reading)
+        following = sited.example_run.following
+        steps = sited.steps(sited.example_run)
+        found = find_axes(sited.inputs, following, steps, self._try_size, _wanted(sited, axes or {}), sited.lengths)
+        self.steps = found.steps
         sizes = _vocabulary_sizes(sited)
         self.inputs = tuple(
-            LiftedInput(name, tensor, found.inputs[name], sizes.get(name)) for name, tensor in sited.inputs.items()
+            LiftedInput(name, tensor, found.inputs[name], sizes.get(name), name in sited.lengths)
+            for name, tensor in sited.inputs.items()
         )
         _refuse_constant_integers(self.inputs)
         self.conditions: tuple[LiftedInput, ...] = ()
@@ -111,10 +125,20 @@ class Lift:
         kept = {name: shape for name, shape in shapes.items() if name not in sited.state_outputs}
         self.outputs = kept or shapes  # a cell may answer with its state alone
         self.dtypes = {name: str(sited.example_run.outputs[name].dtype).removeprefix("torch.") for name in self.outputs}
-        self._refuse_hidden_loops()
         if any(slot.computed for slot in self.states):
             self._part_conditions()
-        self.not_streamable_because = self._find_lookahead()
+        looped = sited.looped or self._operations(2) != self._operations(3)
+        looped |= any(has_no_operator(layer) for layer in sited.eager.layers().values())
+        self.lowering: Literal["recurrent", "scan"] = "scan" if looped else "recurrent"
+        self.not_streamable_because: str | None = None
+        self.chunks_matter_because: str | None = None
+        reason = whole or self._find_lookahead()
+        if reason is not None and looped:
+            raise LiftError(f"{self.name}: {reason}, and its steps can only be taken one by one")
+        if sited.has_border and reason is not None:
+            self.chunks_matter_because = "forward does something once per call, whatever the number of steps"
+        else:
+            self.not_streamable_because = reason
 
     @property
     def name(self) -> str:
@@ -130,7 +154,7 @@ class Lift:
         """
         states = self.initial_states(inputs) if states is None else states
         run = self.sited.run(self._completed(inputs), list(states.values()))
-        following = zip(states, self.sited.following(run), strict=True)
+        following = zip(states, run.following, strict=True)
         return {name: run.outputs[name] for name in self.outputs}, dict(following)
 
     def run_exact(self, inputs: Mapping[str, Tensor], states: Mapping[str, Tensor]) -> Tensors | None:
@@ -143,7 +167,7 @@ class Lift:
             run = exact.run(doubled, [state.double() for state in states.values()])
         except RuntimeError:
             return None
-        return dict(zip(states, exact.following(run), strict=True))
+        return dict(zip(states, run.following, strict=True))
 
     def run_untouched(self, inputs: Mapping[str, Tensor]) -> Tensors:
         """The eager module's outputs as its own `forward` starts it, without a hand on its state."""
@@ -157,6 +181,8 @@ class Lift:
         None where that cannot be done: a state is not an argument, or forward does not return the next one.
         """
         sited = self.sited
+        if sited.has_border:
+            return self.run(inputs, states)
         if len(sited.explicit) != len(self.states) or any(a.returned is None for a in sited.state_arguments.values()):
             return None
         run = sited.eager.run(sited.arguments(self._completed(inputs), list(states.values())))
@@ -173,7 +199,7 @@ class Lift:
         batch = self.batch_of(inputs)
         states = [slot.start(batch) for slot in self.states]
         if any(slot.computed for slot in self.states):
-            given = self.sited.given(self.sited.run_untouched(self._completed(inputs), states))
+            given = self.sited.run_untouched(self._completed(inputs), states).given
             for place, (slot, value) in enumerate(zip(self.states, given, strict=True)):
                 if slot.computed and value is not None:
                     states[place] = value
@@ -212,20 +238,24 @@ class Lift:
                 completed[spec.name] = row.expand([batch if i == spec.axes.batch else n for i, n in enumerate(row.shape)])
         return completed
 
-    def _try_size(self, inputs: Mapping[str, Tensor], states: Sequence[Tensor]) -> tuple[int, list[Tensor]]:
-        run = self.sited.run(inputs, states)
-        return self.sited.steps(run), self.sited.following(run)
+    def _try_size(self, inputs: Mapping[str, Tensor], states: Sequence[Tensor]) -> Trial:
+        run, trace = self.sited.trace_of(inputs, states)
+        return Trial(self.sited.steps(run), trace, run.following)
+
+    def _operations(self, steps: int) -> object:
+        """How many operations a call takes; as many more for every step where there is a loop in Python."""
+        inputs = self.sample(2, steps, torch.Generator().manual_seed(0))
+        return self.sited.trace_of(inputs, [slot.start(2) for slot in self.states])[1][0]
 
     def _find_states(self, following: Sequence[Tensor], batch_axes: Sequence[int]) -> tuple[StateSlot, ...]:
         """Names, shapes and initial values; a value that random inputs change is computed."""
         sited, generator = self.sited, torch.Generator().manual_seed(0)
-        given = sited.given(sited.example_run)
-        handed = [torch.randn(after.shape, generator=generator) for after in following]
+        given = sited.example_run.given
+        handed = [torch.randn(after.shape, generator=generator, dtype=after.dtype) for after in following]
         batch = self.batch_of(sited.inputs)
         try:
             others = [
-                sited.given(sited.run_untouched(self.sample(batch, self.steps, generator), handed))
-                for _ in range(_RANDOM_RUNS)
+                sited.run_untouched(self.sample(batch, self.steps, generator), handed).given for _ in range(_RANDOM_RUNS)
             ]
         except Exception as error:
             raise LiftError(f"{self.name} does not run on random inputs of the example's kind: {first_line(error)}") from error
@@ -239,7 +269,7 @@ class Lift:
             sizes[axis] = BATCH
             # What the caller hands over is a running state; a new sequence starts with zeros.
             initial = None if start is None or computed or explicit else _initial(name, start, axis)
-            slots.append(StateSlot(name, tuple(sizes), axis, initial, computed))
+            slots.append(StateSlot(name, tuple(sizes), axis, initial, computed, following[place].dtype))
         return tuple(slots)
 
     def _part_conditions(self) -> None:
@@ -258,14 +288,19 @@ class Lift:
                     f"{name}: {spec.name} decides the initial state and every step as well; pass the state as an argument"
                 )
             self.conditions = (*self.conditions, spec)
+        if not self.conditions:
+            raise LiftError(
+                f"{name}: the initial state differs from call to call, and no input decides it; start every call alike"
+            )
         self.inputs = tuple(spec for spec in self.inputs if spec not in self.conditions)
 
     def _answer(self, inputs: Tensors) -> Tensors:
-        outputs, following = self.run(inputs, {slot.name: torch.zeros(slot.at(2)) for slot in self.states})
+        outputs, following = self.run(inputs, {slot.name: torch.zeros(slot.at(2), dtype=slot.dtype) for slot in self.states})
         return outputs | following
 
     def _answer_of(self, output: str, inputs: Tensors) -> Tensors:
-        return {output: self._answer(inputs)[output]}
+        run = self.sited.run_untouched(self._completed(inputs), [slot.start(2) for slot in self.states])
+        return {output: run.outputs[output]}
 
     def _changes(self, spec: LiftedInput, answer: Callable[[Tensors], Tensors]) -> bool:
         """Whether another value of one input changes an answer."""
@@ -277,24 +312,29 @@ class Lift:
                 return True
         return False
 
-    def _refuse_hidden_loops(self) -> None:
-        """Refuse a state that the caller carries from call to call, and that no site was seen to take."""
-        for spec in self.inputs:
-            for name, output in self.sited.example_run.outputs.items():
-                looped = spec.axes.time is None and output.shape == spec.example.shape and output.dtype == spec.example.dtype
-                if looped and name in self.outputs and self._changes(spec, partial(self._answer_of, name)):
-                    raise LiftError(
-                        f"{spec.name} looks like a state that {name} hands back, but no recurrent layer or cell is given it as it "
-                        "is; hand it to one as it is"
-                    )
+    def loose_ends(self) -> list[tuple[str, str]]:
+        """Inputs without steps, and outputs of their shape that they decide: the caller may carry them from call to call."""
+        return [
+            (spec.name, name)
+            for spec in self._all_inputs
+            for name, output in self.sited.example_run.outputs.items()
+            if spec.axes.time is None
+            and output.shape == spec.example.shape
+            and output.dtype == spec.example.dtype
+            and spec.example.is_floating_point()
+            and (name in self.sited.state_outputs or self._changes(spec, partial(self._answer_of, name)))
+        ]
 
     def _find_lookahead(self) -> str | None:
         """Run a sequence whole and in two chunks with the state carried; an output that differs looks beyond its chunk."""
         for cut, steps in _CUTS:
             inputs = self.sample(2, steps, torch.Generator().manual_seed(0))
-            whole, _ = self.run(inputs)
+            whole, ended = self.run(inputs)
             first, state = self.run(self.chunk(inputs, 0, cut))
-            second, _ = self.run(self.chunk(inputs, cut, steps), state)
+            second, state = self.run(self.chunk(inputs, cut, steps), state)
+            for name, tensor in ended.items():
+                if far_apart(state[name], tensor):
+                    return f"{name} depends on more than the state before and the steps since"
             for name, shape in self.outputs.items():
                 parts = [batch_first(part[name], shape, 2, n) for part, n in ((first, cut), (second, steps - cut))]
                 joined = torch.cat(parts, dim=1) if has_time(shape) else parts[1]
@@ -304,13 +344,25 @@ class Lift:
 
     def _run_resized(self, batch: int, steps: int) -> Run:
         sampled = self.sample(7, 7, torch.Generator().manual_seed(0))
-        inputs = {spec.name: spec.axes.resize(sampled[spec.name], batch, steps) for spec in self.inputs}
+        inputs = {
+            spec.name: spec.example.new_full((batch,), steps)
+            if spec.lengths
+            else spec.axes.resize(sampled[spec.name], batch, steps)
+            for spec in self.inputs
+        }
         try:
-            return self.sited.run(inputs, [torch.zeros(slot.at(batch)) for slot in self.states])
+            return self.sited.run(inputs, [torch.zeros(slot.at(batch), dtype=slot.dtype) for slot in self.states])
         except LiftError:
             raise
         except Exception as error:
             raise LiftError(f"{self.name} does not run on {batch} rows of {steps} steps: {first_line(error)}") from error
+
+
+def _wanted(sited: SitedModule, axes: Mapping[str, str]) -> dict[str, Axes]:
+    for name in axes:
+        if name not in sited.inputs:
+            raise LiftError(f"axes: {sited.eager.name} has no input {name!r}; it has {', '.join(sited.inputs)}")
+    return {name: axes_of(name, sited.inputs[name], letters) for name, letters in axes.items()}
 
 
 def _initial(name: str, start: Tensor, batch_axis: int) -> Tensor | None:
@@ -345,7 +397,7 @@ def _vocabulary_sizes(sited: SitedModule) -> dict[str, int]:
 def _refuse_constant_integers(inputs: Sequence[LiftedInput]) -> None:
     for spec in inputs:
         integers = not spec.example.is_floating_point() and spec.example.dtype != torch.bool
-        if integers and spec.vocabulary_size is None and spec.example.min() == spec.example.max():
+        if integers and not spec.lengths and spec.vocabulary_size is None and spec.example.min() == spec.example.max():
             raise LiftError(
                 f"{spec.name}: the example holds {int(spec.example.min())} only; give different values, so that it shows what "
                 "depends on them"

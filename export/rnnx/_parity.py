@@ -4,6 +4,8 @@ untouched     the module as its forward starts it, at every batch size that it a
 whole         every shape of a grid, from the initial state and from random ones, outputs and states
 one step      256 random states at once: a wrong gate order, bias or layout shows here whatever the dynamics do later
 chunks, steps the same sequence in random chunks and step by step, through a stream
+protocol      as a caller goes on who hands the states over himself, without a hook anywhere
+padding       what stands behind the lengths of a padded batch has no influence
 torchscript   the traced module on the same grid
 """
 
@@ -108,7 +110,7 @@ def prove(lift: Lift, model: Model) -> ParityReport:
         LiftError: the eager module does not run at a size of the grid, or never as its own `forward` starts it.
     """
     try:
-        cases = [*_untouched(lift, model), *_whole(lift, model)]
+        cases = [*_untouched(lift, model), *_whole(lift, model), *_padding(lift, model)]
         if lift.not_streamable_because is None:
             cases += [*_one_step(lift, model), *_stepping(lift, model), *_protocol(lift, model)]
     except (RuntimeError, IndexError, TypeError) as error:
@@ -173,6 +175,29 @@ def _whole(lift: Lift, model: Model) -> Iterator[Case]:
         )
 
 
+def _padding(lift: Lift, model: Model) -> Iterator[Case]:
+    """What stands in the padding of a batch with lengths must not matter."""
+    lengths = next((spec.name for spec in lift.inputs if spec.lengths), None)
+    if lengths is None:
+        return
+    generator = torch.Generator().manual_seed(6)
+    for batch, steps in _sizes(lift):
+        inputs, others = lift.sample(batch, steps, generator), lift.sample(batch, steps, generator)
+        for spec in lift.inputs:
+            if spec.axes.time is not None:
+                inside = (torch.arange(steps) < inputs[lengths][:, None]).numpy()  # (B, T)
+                given = batch_first(inputs[spec.name], spec.shape, batch, steps)
+                other = batch_first(others[spec.name], spec.shape, batch, steps)
+                mask = torch.from_numpy(inside).reshape(batch, steps, *(1,) * (given.ndim - 2))
+                mixed = torch.where(mask, given, other)
+                others[spec.name] = mixed.movedim((0, 1), (spec.axes.batch, spec.axes.time))
+        others[lengths] = inputs[lengths]
+        expected, _ = lift.run(inputs, {})
+        answer, _ = model.run(_given(lift, others))
+        outputs, close = _compare(_answers(lift, answer), _expected(lift, expected, batch, steps))
+        yield Case("padding", batch, steps, "initial", outputs, 0.0, close)
+
+
 def _one_step(lift: Lift, model: Model) -> Iterator[Case]:
     """Strict, whatever the dynamics: within 2e-6, or within four times the rounding of eager float32 itself."""
     generator = torch.Generator().manual_seed(2)
@@ -200,11 +225,11 @@ def _stepping(lift: Lift, model: Model) -> Iterator[Case]:
     steps = min(max(3 * lift.steps, 12), _LONGEST)
     for batch in _BATCHES:
         inputs, states = lift.sample(batch, steps, generator), _random_states(lift, batch, generator)
-        expected, following = lift.run(inputs, states)
         cuts = sorted({0, steps, *torch.randint(1, steps, (4,), generator=generator).tolist()})
         for check, bounds in (("chunks", cuts), ("steps", list(range(steps + 1)))):
             stream = Stream(model, _state(model, states))
             parts = []
+            expected, following = _in_calls(lift, inputs, states, [0, steps] if lift.chunks_matter_because is None else bounds)
             for start, stop in itertools.pairwise(bounds):
                 part = _given(lift, lift.chunk(inputs, start, stop))
                 if check == "chunks":
@@ -215,7 +240,22 @@ def _stepping(lift: Lift, model: Model) -> Iterator[Case]:
                 name: np.concatenate([p[name] for p in parts], axis=1) if has_time(shape) else parts[-1][name]
                 for name, shape in lift.outputs.items()
             }
-            yield _case(check, batch, steps, "random", found, stream.state, _expected(lift, expected, batch, steps), following)
+            yield _case(check, batch, steps, "random", found, stream.state, expected, following)
+
+
+def _in_calls(
+    lift: Lift, inputs: Mapping[str, Tensor], states: dict[str, Tensor], bounds: list[int]
+) -> tuple[dict[str, NDArray[Any]], dict[str, Tensor]]:
+    """What the eager module answers in several calls, batch-first and joined, and where it ends."""
+    parts, batch = [], lift.batch_of(inputs)
+    for start, stop in itertools.pairwise(bounds):
+        answer, states = lift.run(lift.chunk(inputs, start, stop), states)
+        parts.append(_expected(lift, answer, batch, stop - start))
+    joined = {
+        name: np.concatenate([p[name] for p in parts], axis=1) if has_time(shape) else parts[-1][name]
+        for name, shape in lift.outputs.items()
+    }
+    return joined, states
 
 
 def _protocol(lift: Lift, model: Model) -> Iterator[Case]:
@@ -296,7 +336,13 @@ def _compare(found: Arrays, expected: Arrays) -> tuple[float, bool]:
 
 
 def _random_states(lift: Lift, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
-    return {slot.name: torch.rand(slot.at(batch), generator=generator) * 2 - 1 for slot in lift.states}
+    """States between -1 and 1; where the module does not take those, such that it comes to by itself."""
+    drawn = {slot.name: torch.rand(slot.at(batch), generator=generator, dtype=slot.dtype) * 2 - 1 for slot in lift.states}
+    answer, following = lift.run(lift.sample(batch, 2, generator), drawn)
+    if all(t.isfinite().all() for t in (*answer.values(), *following.values()) if t.is_floating_point()):
+        return drawn
+    inputs = lift.sample(batch, 3, generator)
+    return lift.run(inputs, lift.initial_states(inputs))[1]
 
 
 def _state(model: Model, states: Mapping[str, Tensor]) -> State:

@@ -58,7 +58,7 @@ def scan_over_time(step: ir.Model, lift: Lift) -> ir.Model:
     scan_axes = [spec.axes.time for spec in timed if spec.axes.time is not None]
     # Outside: the Scan, and each answer in the module's own layout.
     for place, value in enumerate(body_outputs):
-        value.name = f"step.out.{place}"
+        value.name = f"scanned.{place}"
     scan = ir.node(
         "Scan",
         [*(inputs[slot.name] for slot in lift.states), *(inputs[spec.name] for spec in timed)],
@@ -75,8 +75,11 @@ def scan_over_time(step: ir.Model, lift: Lift) -> ir.Model:
     finished: list[ir.Value] = []
     for stacked, (name, shape) in zip(scan.outputs[len(lift.states) :], lift.outputs.items(), strict=True):
         finished.append(_in_layout(outer, stacked, shape, places[name]))
-    for value, old in zip([*finished, *finals], results, strict=True):
-        value.type, value.name, old.name = old.type, old.name, f"step.{old.name}"
+    names = [*lift.outputs, *(f"{slot.name}.next" for slot in lift.states)]
+    for place, (value, old) in enumerate(zip([*finished, *finals], results, strict=True)):
+        value.type, old.name = old.type, f"step.result.{place}"
+    for value, name in zip([*finished, *finals], names, strict=True):
+        value.name = name
     for value, shape in zip(finished, lift.outputs.values(), strict=True):
         value.shape = ir.Shape(list(shape))
     for value, slot in zip(finals, lift.states, strict=True):

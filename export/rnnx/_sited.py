@@ -3,16 +3,33 @@
 What can be known of a module before its axes are.
 """
 
+import dataclasses
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from rnnx._eager import EagerModule, Example, Run, first_line
-from rnnx._errors import LiftError
-from rnnx._sites import Arguments, CellSite, LayerSite, Site, find_cells
+from rnnx._errors import LiftError, NothingFoundError
+from rnnx._loops import ROUNDS, LoopSite, find_loops, listing
+from rnnx._over_time import OverTime
+from rnnx._sites import (
+    Arguments,
+    AttributeSite,
+    Call,
+    CellSite,
+    LayerSite,
+    Passage,
+    Site,
+    find_cells,
+    is_inside,
+    join,
+    layer_input,
+)
 
 _TORCHS_OWN = (nn.RNN.forward, nn.LSTM.forward, nn.GRU.forward)
 
@@ -29,8 +46,27 @@ class StateArgument:
     returned: str | None
 
     def of(self, states: Sequence[Tensor]) -> Tensor:
-        joined = torch.cat([states[slot] for slot in self.slots])
+        joined: Tensor = join([[states[slot] for slot in self.slots]], as_tuple=False)
         return joined if self.shape is None else joined.reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way to understand a module.
+
+    Attributes:
+        pairs: arguments that are states, and the outputs that hand the next ones back.
+        loops: whether state is looked for in the operations of Python loops, rather than at submodules called step by step.
+        whole: whether no state is looked for: the module only ever takes whole sequences.
+        bare: whether pairs and what the module keeps are all its state: what layers inside begin with is left as it is.
+        kept: whether what the module keeps is state as its attributes have it, even where a layer takes it as it is.
+    """
+
+    pairs: tuple[tuple[str, str], ...] = ()
+    loops: bool = False
+    whole: bool = False
+    bare: bool = False
+    kept: bool = False
 
 
 class SitedModule:
@@ -38,25 +74,45 @@ class SitedModule:
 
     Attributes:
         eager: the reference.
-        sites: where state passes through, in the order of their first calls.
+        sites: where state passes through.
         inputs: the example's tensors by name, without states.
-        state_arguments: the states that the caller hands over, by the name of the argument.
+        state_arguments: the states that the caller hands over, by the name of the argument, where sites take them as they are.
         state_outputs: outputs that are nothing but final states.
+        pairs: arguments that are states of the border, and the outputs that hand the next ones back.
+        lengths: inputs that padded batches are packed by.
         example_run: what the module did on the example.
     """
 
-    def __init__(self, module: nn.Module, example: object) -> None:
+    def __init__(self, module: nn.Module, example: object, reading: Reading) -> None:
         self.eager = EagerModule(module)
-        self._example = Example(module, example)
-        _refuse_unsupported(self.eager)
-        arguments = self._example.arguments(list(self._example.tensors.values()))
-        self._check_function(arguments)
-        self.sites = self._find_sites(arguments)
-        self.example_run = self.eager.run(arguments, self.sites)
+        if isinstance(module, OverTime):
+            self.eager.name = type(module.module).__name__
+        self.example = Example(module, example)
+        refuse_unsupported(self.eager)
+        self._check_function()
+        self.pairs = dict(reading.pairs)
         self.state_arguments: dict[str, StateArgument] = {}
         self.state_outputs: set[str] = set()
-        self._find_handed_over()
-        self.inputs = {name: tensor for name, tensor in self._example.tensors.items() if name not in self.state_arguments}
+        self.sites: tuple[Site, ...] = ()
+        if not reading.whole:
+            self.sites = self._find_sites(reading)
+            stray = self._find_handed_over()
+            # An argument that one site takes as it is, and another in another way, is a state of the module's border.
+            for name in [name for name, _ in stray.values() if name in self.pairs]:
+                self.state_arguments.pop(name, None)
+            for name in self.state_arguments:
+                self.pairs.pop(name, None)
+            self._add_border_sites(stray, self.eager.run(self._example_arguments()), reading)
+            if not self.sites:
+                raise NothingFoundError(self._nothing_found())
+        self.example_run = self.eager.run(self._example_arguments(), self.sites)
+        states = {*self.state_arguments, *self.pairs}
+        self.inputs = {name: tensor for name, tensor in self.example.tensors.items() if name not in states}
+        if not self.inputs:
+            raise NothingFoundError(f"all of {', '.join(states)} would be states, and nothing the input of a step")
+        self.lengths = {
+            name for name, t in self.inputs.items() if any(_are_lengths(t, packed) for packed in self.example_run.lengths)
+        }
 
     @property
     def names(self) -> list[str]:
@@ -66,15 +122,42 @@ class SitedModule:
     @property
     def explicit(self) -> set[int]:
         """Which states the caller hands over, by number."""
-        return {slot for argument in self.state_arguments.values() for slot in argument.slots}
+        slots = {slot for argument in self.state_arguments.values() for slot in argument.slots}
+        for offset, site in self._with_offsets():
+            if set(site.names) == set(self.pairs) and isinstance(site, CellSite) and site.path == "":
+                slots |= set(range(offset, offset + len(site.names)))
+        return slots
+
+    @property
+    def has_border(self) -> bool:
+        """Whether states come and go with every call: in arguments, attributes and buffers."""
+        return any(
+            isinstance(site, AttributeSite) or (getattr(site, "path", None) == "" and not site.looped) for site in self.sites
+        )
+
+    @property
+    def looped(self) -> bool:
+        """Whether state goes through a loop in Python."""
+        return any(site.looped for site in self.sites)
 
     def arguments(self, inputs: Mapping[str, Tensor], states: Sequence[Tensor]) -> Arguments:
         """What `forward` is called with; the states fill the arguments that ask for them."""
+        paired = dict(zip(self.pairs, self._paired(states), strict=True))
         tensors = [
-            self.state_arguments[name].of(states) if name in self.state_arguments else inputs[name]
-            for name in self._example.tensors
+            self.state_arguments[name].of(states)
+            if name in self.state_arguments
+            else paired[name]
+            if name in paired
+            else inputs[name]
+            for name in self.example.tensors
         ]
-        return self._example.arguments(tensors)
+        return self.example.arguments(tensors)
+
+    def _paired(self, states: Sequence[Tensor]) -> Sequence[Tensor]:
+        for offset, site in self._with_offsets():
+            if self.pairs and site.names == tuple(self.pairs):
+                return states[offset : offset + len(site.names)]
+        return ()
 
     def run(self, inputs: Mapping[str, Tensor], states: Sequence[Tensor]) -> Run:
         """Call the module with its sites beginning from these states."""
@@ -84,38 +167,46 @@ class SitedModule:
         """Call the module as its own `forward` has it; the states go to the arguments that ask for them, and nowhere else."""
         return self.eager.run(self.arguments(inputs, states), self.sites)
 
-    def steps(self, run: Run) -> int:
-        """How many steps a run took.
+    def steps(self, run: Run) -> int | None:
+        """How many steps a run took; None where no site can tell.
 
         Raises:
             LiftError: the sites don't agree, or one was not called.
         """
-        for site in self.sites:
-            if not run.of(site.path):
-                raise LiftError(f"{site.path or 'the module'}: it is called on the example, but not at every size")
-        counts = {site.steps(run.of(site.path)) for site in self.sites}
-        if len(counts) != 1:
-            raise LiftError(f"the sites of state take different numbers of steps, {sorted(counts)}; they must go in lockstep")
-        return counts.pop()
+        for site, passage in zip(self.sites, run.passages, strict=True):
+            if not passage.used:
+                raise LiftError(f"{site.names[0]}: its layer or cell is called on the example, but not at every size")
+        counts = {passage.steps for passage in run.passages} - {None}
+        if not counts and len(set(run.layer_steps)) == 1 and not self._loops_over_layers(run):
+            counts = set(run.layer_steps)
+        if len(counts) > 1:
+            raise LiftError(
+                f"the sites of state take different numbers of steps, {sorted(counts, key=str)}; they must go in lockstep"
+            )
+        return counts.pop() if counts else None
 
-    def given(self, run: Run) -> list[Tensor | None]:
-        """The states that a run began with, as `forward` passed them; None where it passed none."""
-        return [state for site in self.sites for state in site.given(run.of(site.path)[0])]
+    def trace_of(self, inputs: Mapping[str, Tensor], states: Sequence[Tensor]) -> tuple[Run, tuple[object, ...]]:
+        """A run, and what shows whether another took as many steps: its operations, and the sizes of what it returned."""
+        with listing(self.eager.module) as operations:
+            run = self.run(inputs, states)
+        return run, (len(operations), run.layer_steps, tuple(t.shape for t in run.outputs.values()))
 
-    def following(self, run: Run) -> list[Tensor]:
-        """The states that a run ended with."""
-        return [state for site in self.sites for state in site.take(run.of(site.path)[-1].returned)]
+    def _loops_over_layers(self, run: Run) -> bool:
+        return len(run.layer_steps) != len(self.eager.layers())
 
-    def _check_function(self, arguments: Arguments) -> None:
-        """Refuse a module that is not a function of its inputs."""
-        tensors = list(self._example.tensors.values())
+    def _example_arguments(self) -> Arguments:
+        return self.example.arguments(list(self.example.tensors.values()))
+
+    def _check_function(self) -> None:
+        """Refuse a module that is not a function of its inputs, and of what it keeps."""
         try:
-            first, second = self.eager.run(arguments), self.eager.run(self._example.arguments(tensors))
+            first, second = self.eager.run(self._example_arguments()), self.eager.run(self._example_arguments())
         except LiftError:
             raise
         except Exception as error:
             raise LiftError(
-                f"{self.eager.name} does not run on the example: {type(error).__name__}: {first_line(error)}"
+                f"{self.eager.name} does not run on the example: {type(error).__name__}: {first_line(error)}; "
+                "give what you call it with"
             ) from error
         if not first.outputs:
             raise LiftError(f"{self.eager.name} returns no tensor, nor a tuple, list or dict of them")
@@ -123,143 +214,324 @@ class SitedModule:
             if name not in second.outputs or not torch.equal(tensor.nan_to_num(), second.outputs[name].nan_to_num()):
                 raise LiftError(
                     f"{self.eager.name} is not a function of its inputs: two runs on the same example differ in {name}; it "
-                    "keeps state of its own or draws random numbers, so take that state as an argument and return it"
+                    "draws random numbers, so take them as an argument"
                 )
 
-    def _find_sites(self, arguments: Arguments) -> tuple[Site, ...]:
-        """Cells, and the recurrent layers outside of them."""
+    def _find_sites(self, reading: Reading) -> tuple[Site, ...]:
+        """Recurrent layers, and cells or loops."""
         layers = self.eager.layers()
         watch = [path for path, _ in self.eager.module.named_modules() if path]
-        run = self.eager.run(arguments, watch=[*watch, *(path for path in layers if not path)])
-        cells = find_cells(run.calls)
-        if not cells and not any(run.of(path) for path in layers):
-            cells = self._find_cells_in_longer_example(watch)
-        inside = tuple(cell.path for cell in cells)
-        sites: dict[str, Site] = {cell.path: cell for cell in cells}
+        run = self.eager.run(self._example_arguments(), watch=[*watch, *(path for path in layers if not path)])
+        if isinstance(self.eager.module, OverTime) and self.eager.module.names:
+            return (self.eager.module.site(),)
+        sites: list[Site] = []
+        if reading.loops:
+            loop = self._find_loops()
+            if loop is None:
+                raise NothingFoundError(self._nothing_found())
+            sites.append(loop)
+            cells: list[CellSite] = []
+        else:
+            cells = find_cells(run.calls) or self._find_cells_in_longer_example(watch, run)
+            sites += cells
         for path, layer in layers.items():
-            if run.of(path) and not _is_inside(path, inside):
-                sites[path] = _layer_site(path, layer, run)
-        for path, module in self.eager.module.named_modules():
-            if isinstance(module, nn.RNNCellBase) and run.of(path) and not _is_inside(path, inside):
+            if layer.bidirectional and any(call.path == path for call in run.calls):
                 raise LiftError(
+                    f"{path or 'the module'}: a bidirectional layer needs the whole sequence and cannot be stepped"
+                )
+            calls = [call for call in run.calls if call.path == path]
+            if any(path == cell.path or is_inside(path, cell.path) for cell in cells) or (reading.loops and len(calls) > 1):
+                continue
+            x = layer_input(calls[0].args, calls[0].kwargs) if calls else None
+            if isinstance(x, PackedSequence):
+                raise LiftError(f"{path or 'the module'}: a packed batch holds whole sequences, and cannot be stepped")
+            if isinstance(x, Tensor) and x.ndim != 3:
+                raise LiftError(
+                    f"{path or 'the module'}: a recurrent layer must be given a batch of sequences, got a tensor of shape {tuple(x.shape)}"
+                )
+            for number in range(len(calls)):
+                name = path if len(calls) == 1 else f"{path}.{number}".removeprefix(".")
+                sites.append(LayerSite(path, layer, number, name))
+        self._refuse_stray_cells(reading, run.calls, cells)
+        order = {call.path: place for place, call in reversed(list(enumerate(run.calls)))}
+        return tuple(sorted(sites, key=lambda site: order.get(getattr(site, "path", ""), -1)))
+
+    def _refuse_stray_cells(self, reading: Reading, calls: Sequence[Call], cells: Sequence[CellSite]) -> None:
+        if reading.loops or reading.pairs or self.eager.kept:
+            return
+        called = {call.path for call in calls}
+        for path, part in self.eager.module.named_modules():
+            inside = any(path == cell.path or is_inside(path, cell.path) for cell in cells)
+            if isinstance(part, nn.RNNCellBase) and path in called and not inside:
+                raise NothingFoundError(
                     f"{path}: this cell is not given, step by step, what it returned the step before; call it once for every "
                     "step, and hand its state on as it is"
                 )
-        if not sites:
-            raise LiftError(
-                f"{self.eager.name} has no nn.RNN, nn.LSTM or nn.GRU, and no cell that is given what it returned the step "
-                "before; there is no state to carry"
-            )
-        return tuple(sites[path] for path in dict.fromkeys(call.path for call in run.calls) if path in sites)
 
-    def _find_cells_in_longer_example(self, watch: Sequence[str]) -> list[CellSite]:
+    def _find_cells_in_longer_example(self, watch: Sequence[str], run: Run) -> list[CellSite]:
         """In an example of a single step no cell is given what it returned: try three, along every axis of size 1."""
-        tensors = list(self._example.tensors.values())
-        for place, tensor in enumerate(tensors):
-            for axis in (axis for axis in range(tensor.ndim) if tensor.shape[axis] == 1):
-                longer = [*tensors[:place], torch.cat([tensor] * 3, dim=axis), *tensors[place + 1 :]]
-                try:
-                    run = self.eager.run(self._example.arguments(longer), watch=watch)
-                except Exception:  # that axis is not time
-                    continue
-                cells = find_cells(run.calls)
-                if cells:
-                    return cells
+        if run.layer_steps:
+            return []
+        for longer in self._longer_examples(ROUNDS, only=1):
+            cells = find_cells(self._try_calls(longer[0], watch))
+            if cells:
+                return cells
         return []
 
-    def _find_handed_over(self) -> None:
-        """Which arguments are states, and which outputs hand the next ones back: those of equal values, on random values."""
+    def _try_calls(self, arguments: Arguments, watch: Sequence[str]) -> Sequence[Call]:
+        try:
+            return self.eager.run(arguments, watch=watch).calls
+        except Exception:  # that axis is not time
+            return []
+
+    def _longer_examples(self, steps: int, only: int | None = None) -> Iterator[tuple[Arguments, tuple[int, int]]]:
+        """The example at another number of steps: each size that an axis has could be time's, in every input that has it.
+
+        With the place of a tensor that has the axis among the flattened arguments, and the axis.
+        """
+        tensors = self.example.tensors
+        inputs = {name: t for name, t in tensors.items() if name not in self.pairs}
+        sizes = dict.fromkeys(size for t in inputs.values() for size in t.shape[:3] if only is None or size == only)
+        for size in sizes:
+            choices = [[None, *(a for a in range(t.ndim) if t.shape[a] == size)][::-1] for t in inputs.values()]
+            for chosen in itertools.product(*choices):
+                clock = next(((name, axis) for name, axis in zip(inputs, chosen, strict=True) if axis is not None), None)
+                if clock is None:
+                    continue
+                axes = dict(zip(inputs, chosen, strict=True))
+                longer = [_resized(t, axes.get(name), steps) for name, t in tensors.items()]
+                yield self.example.arguments(longer), (self.example.places[clock[0]], clock[1])
+
+    def _find_loops(self) -> LoopSite | None:
+        """Compare a call of `ROUNDS` steps with one that is longer by a step, whatever axis that may be."""
+        pairs = zip(self._longer_examples(ROUNDS), self._longer_examples(ROUNDS + 1), strict=True)
+        for (short, clock), (long, _) in pairs:
+            try:
+                with listing(self.eager.module) as fewer:
+                    self.eager.run(short)
+                with listing(self.eager.module) as more:
+                    self.eager.run(long)
+            except Exception:  # that axis is not time
+                continue
+            place, axis = clock
+            loop = find_loops(fewer, more, (place, axis)) if len(more) > len(fewer) else None
+            if loop is not None:
+                return loop
+        return None
+
+    def _find_handed_over(self) -> dict[Site, tuple[str, str]]:
+        """Which arguments are states as the sites take them, and which outputs hand the next ones back.
+
+        They are those of equal values, on random values. Returns the sites that are given an argument in another way, which
+        one, and why that will not do.
+        """
+        stray: dict[Site, tuple[str, str]] = {}
+        if not self.sites:
+            return stray
         run, tensors = self._run_on_random_floats()
         offset = 0
-        for site in self.sites:
-            calls = run.of(site.path)
-            finals = site.final(calls[-1].returned)
-            explicit = set()
-            for whole, slots in site.wholes(calls[0]):
-                final = finals[slots[0]]
-                for name, tensor in tensors.items():
-                    if tensor.numel() != whole.numel() or not torch.equal(tensor.reshape(whole.shape), whole):
-                        continue
-                    if name in self.state_arguments:
-                        raise LiftError(
-                            f"{name}: two recurrent layers begin with this one state; give each a state of its own"
-                        )
-                    shape = _argument_shape(name, tensor, whole)
-                    returned = next((n for n, t in run.outputs.items() if _equal_as(t, final, tensor.shape)), None)
-                    if returned is None and any(t.shape == tensor.shape for t in run.outputs.values()):
-                        raise LiftError(
-                            f"{name}: the state that forward returns is not what {site.path or 'the module'} ended with; return it as it is"
-                        )
-                    self.state_arguments[name] = StateArgument(tuple(offset + slot for slot in slots), shape, returned)
-                    explicit |= set(slots)
-                    if returned is not None:
-                        self.state_outputs.add(returned)
-            if explicit and explicit != set(range(len(site.names))):
-                kept = [name for slot, name in enumerate(site.names) if slot not in explicit]
-                raise LiftError(
-                    f"{site.path or 'the module'}: some of its states are arguments, but {kept} are not; pass all or none"
-                )
+        for site, passage in zip(self.sites, run.passages, strict=True):
+            found, reason = self._arguments_of(site, passage, offset, tensors, run.outputs)
+            if reason is None:
+                self.state_arguments |= found
+                self.state_outputs |= {a.returned for a in found.values() if a.returned is not None}
+            else:
+                stray[site] = reason
             self.state_outputs |= {
-                n for n, t in run.outputs.items() if any(_equal_as(t, final, final.shape) for final in finals)
+                n for n, t in run.outputs.items() if any(_equal_as(t, final, final.shape) for final in passage.ended)
             }
             offset += len(site.names)
+        return stray
+
+    def _arguments_of(
+        self, site: Site, passage: Passage, offset: int, tensors: Mapping[str, Tensor], outputs: Mapping[str, Tensor]
+    ) -> tuple[dict[str, StateArgument], tuple[str, str] | None]:
+        """The arguments that a site is given as they are, or why it is not."""
+        found: dict[str, StateArgument] = {}
+        explicit: set[int] = set()
+        for place, (whole, slots) in enumerate(passage.handed):
+            for name, tensor in tensors.items():
+                if not tensor.is_floating_point() or tensor.numel() != whole.numel():
+                    continue
+                if not torch.equal(tensor.reshape(whole.shape), whole):
+                    continue
+                if name in self.state_arguments:
+                    return {}, (name, f"{name}: two recurrent layers begin with this one state; give each a state of its own")
+                final = passage.ended[place]
+                returned = next((n for n, t in outputs.items() if _equal_as(t, final, tensor.shape)), None)
+                if returned is None and any(t.shape == tensor.shape for t in outputs.values()):
+                    reason = (
+                        f"{name}: the state that forward returns is not what {site.names[0]} ended with; return it as it is"
+                    )
+                    return {}, (name, reason)
+                shape = _argument_shape(tensor, whole)
+                if shape == ():
+                    reason = (
+                        f"{name}: a state has the shape (layers, batch, hidden) or (batch, hidden), got {tuple(tensor.shape)}"
+                    )
+                    return {}, (name, reason)
+                found[name] = StateArgument(tuple(offset + slot for slot in slots), shape, returned)
+                explicit |= set(slots)
+        if explicit and explicit != set(range(len(site.names))):
+            kept = [name for slot, name in enumerate(site.names) if slot not in explicit]
+            name = next(iter(found))
+            return {}, (name, f"{site.names[0]}: some of its states are arguments, but {kept} are not; pass all or none")
+        return found, None
+
+    def _add_border_sites(self, stray: Mapping[Site, tuple[str, str]], run: Run, reading: Reading) -> None:
+        """States that the sites inside do not take as they are: kept in attributes, or handed over in paired arguments."""
+        border: list[Site] = []
+        if self.pairs:
+            unknown = [
+                name
+                for pair in self.pairs.items()
+                for name, known in zip(pair, (self.example.places, run.places), strict=True)
+                if name not in known
+            ]
+            if unknown:
+                raise LiftError(
+                    f"{self.eager.name} has no argument or output {unknown[0]!r}; arguments: {', '.join(self.example.places)}; "
+                    f"outputs: {', '.join(run.places)}"
+                )
+            edges = [(self.example.places[argument], run.places[output]) for argument, output in self.pairs.items()]
+            border.append(CellSite("", edges, self.example.spec, names=tuple(self.pairs), looped=False))
+            self.state_outputs |= set(self.pairs.values())
+        kept = self._find_kept(reading.kept)
+        border += [] if kept is None else [kept]
+        if border:
+            slots = {site: range(start, start + len(site.names)) for start, site in self._with_offsets()}
+            inside = [site for site in self.sites if not reading.bare and not self._decides(border, site)]
+            gone = {slot for site in self.sites if site not in inside for slot in slots[site]}
+            if any(set(argument.slots) & gone for argument in self.state_arguments.values()):
+                raise LiftError(
+                    f"{self.eager.name}: one layer's state is an argument as it is, another's is not; pass all alike"
+                )
+            moved = {slot: place for place, slot in enumerate(slot for site in inside for slot in slots[site])}
+            self.state_arguments = {
+                name: dataclasses.replace(argument, slots=tuple(moved[slot] for slot in argument.slots))
+                for name, argument in self.state_arguments.items()
+            }
+            self.sites = (*inside, *border)
+        for site, (_, reason) in stray.items():
+            if site in self.sites:
+                raise LiftError(reason)
+
+    def _with_offsets(self) -> Iterator[tuple[int, Site]]:
+        offset = 0
+        for site in self.sites:
+            yield offset, site
+            offset += len(site.names)
+
+    def _nothing_found(self) -> str:
+        """What to say where no state is."""
+        left = self.example.not_given
+        hint = f"; if {' or '.join(left)} of forward is a state, give it in the example" if left else ""
+        return (
+            f"{self.eager.name} has no nn.RNN, nn.LSTM or nn.GRU, no cell that is given what it returned the step before, and "
+            f"no loop over time that does the same in every step: there is no state to carry{hint}"
+        )
+
+    def _find_kept(self, at_border: bool) -> AttributeSite | None:
+        """Attributes that decide the next call, unless the sites inside are all that they decide."""
+        if not self.eager.kept:
+            return None
+        with self.eager.remembering():
+            first = self.eager.go_on(self._example_arguments(), self.sites)
+            second = self.eager.go_on(self._example_arguments(), self.sites)
+        if _same(first, second):
+            return None  # written, never read
+        if (
+            not at_border
+            and self.sites
+            and _same(self.eager.run(self._example_arguments(), self.sites, first.following), second)
+        ):
+            return None
+        site = AttributeSite(self.eager.kept)
+        with self.eager.remembering():
+            ended = self.eager.go_on(self._example_arguments(), [site])
+            after = self.eager.go_on(self._example_arguments(), [site])
+        if not _same(self.eager.run(self._example_arguments(), [site], ended.following), after):
+            raise LiftError(
+                f"{self.eager.name} keeps state in {', '.join(site.names)} and in something else, which is no tensor; keep all "
+                "of it in tensors"
+            )
+        return site
+
+    def _decides(self, border: Sequence[Site], inner: Site) -> bool:
+        """Whether what a site inside is given depends on the states at the border."""
+        given = []
+        states = self.eager.run(self._example_arguments(), border).following
+        for seed in (0, 1):
+            generator = torch.Generator().manual_seed(seed)
+            random = [torch.randn(s.shape, generator=generator, dtype=s.dtype) for s in states]
+            run = self.eager.run(self._example_arguments(), [*border, inner], [*random, *(None for _ in inner.names)])
+            given.append(run.passages[-1].given)
+        return any(a is not None and b is not None and not torch.equal(a, b) for a, b in zip(*given, strict=True))
 
     def _run_on_random_floats(self) -> tuple[Run, dict[str, Tensor]]:
         generator = torch.Generator().manual_seed(0)
         tensors = {
-            name: torch.randn(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor
-            for name, tensor in self._example.tensors.items()
+            name: torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in self.example.tensors.items()
         }
         try:
-            return self.eager.run(self._example.arguments(list(tensors.values())), self.sites), tensors
+            return self.eager.run(self.example.arguments(list(tensors.values())), self.sites), tensors
         except Exception as error:
             raise LiftError(f"{self.eager.name} does not run on random values: {first_line(error)}") from error
 
 
-def _is_inside(path: str, outer: Sequence[str]) -> bool:
-    return any(path == other or path.startswith(f"{other}.") for other in outer)
+def refuse_unsupported(eager: EagerModule) -> None:
+    """Refuse weights that no artifact can hold, and layers that are not what they seem."""
+    for path, layer in eager.layers().items():
+        if type(layer).forward not in _TORCHS_OWN:
+            raise LiftError(
+                f"{path or 'the module'}: {type(layer).__name__} has a forward of its own; wrap the layer in a module instead"
+            )
+    dtypes = set()
+    for name, weight in (*eager.module.named_parameters(), *eager.module.named_buffers()):
+        if not weight.is_floating_point():
+            continue
+        dtypes.add(weight.dtype)
+        if weight.dtype not in (torch.float32, torch.float64):
+            raise LiftError(f"{name} is {weight.dtype}; an artifact computes in float32 or float64: export module.float()")
+        if not weight.isfinite().all():
+            raise LiftError(f"{name} holds NaN or infinity; train the module again")
+    if len(dtypes) > 1:
+        raise LiftError(f"{eager.name} has weights in float32 and in float64; export module.float()")
+
+
+def _same(a: Run, b: Run) -> bool:
+    """Whether two runs returned the same."""
+    return a.outputs.keys() == b.outputs.keys() and all(
+        t.shape == b.outputs[name].shape and torch.equal(t.nan_to_num(), b.outputs[name].nan_to_num())
+        for name, t in a.outputs.items()
+    )
+
+
+def _are_lengths(tensor: Tensor, packed: Tensor) -> bool:
+    same = tensor.ndim == 1 and tensor.shape == packed.shape and not tensor.is_floating_point() and tensor.dtype != torch.bool
+    return same and torch.equal(tensor.long().sort().values, packed.sort().values)
+
+
+def _resized(tensor: Tensor, axis: int | None, size: int) -> Tensor:
+    return tensor if axis is None else tensor.index_select(axis, torch.arange(size) % tensor.shape[axis])
 
 
 def _equal_as(tensor: Tensor, final: Tensor, shape: Sequence[int]) -> bool:
     """Whether a returned tensor is a final state, in its own shape or in that of the argument it belongs to."""
-    return tuple(tensor.shape) == tuple(shape) and torch.equal(tensor.reshape(final.shape), final)
+    return (
+        tuple(tensor.shape) == tuple(shape)
+        and tensor.numel() == final.numel()
+        and torch.equal(tensor.reshape(final.shape), final)
+    )
 
 
-def _layer_site(path: str, layer: nn.RNNBase, run: Run) -> LayerSite:
-    where = path or "the module"
-    calls = run.of(path)
-    if len(calls) != 1:
-        raise LiftError(f"{where}: forward calls this recurrent layer {len(calls)} times; it must call it once")
-    if type(layer).forward not in _TORCHS_OWN:
-        raise LiftError(f"{where}: {type(layer).__name__} has a forward of its own; wrap the layer in a module instead")
-    site = LayerSite(path, layer)
-    x = site.x(calls[0])
-    if not isinstance(x, Tensor) or x.ndim != 3:
-        what = f"a tensor of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise LiftError(f"{where}: a recurrent layer must be given a batch of sequences, got {what}")
-    return site
-
-
-def _argument_shape(name: str, argument: Tensor, whole: Tensor) -> tuple[int, ...] | None:
-    """The shape of an argument that is a view of what a site is given, `(..., B, H)`, with -1 for the batch."""
+def _argument_shape(argument: Tensor, whole: Tensor) -> tuple[int, ...] | None:
+    """The shape of an argument that is a view of what a site is given, `(..., B, H)`, with -1 for the batch; () if it is not."""
     if argument.shape == whole.shape:
         return None
     front = math.prod(whole.shape[:-2])
     for axis, size in enumerate(argument.shape):
         if size == whole.shape[-2] and math.prod(argument.shape[:axis]) == front:
             return (*argument.shape[:axis], -1, *argument.shape[axis + 1 :])
-    raise LiftError(f"{name}: a state has the shape (layers, batch, hidden) or (batch, hidden), got {tuple(argument.shape)}")
-
-
-def _refuse_unsupported(eager: EagerModule) -> None:
-    for path, layer in eager.layers().items():
-        where = path or "the module"
-        if layer.bidirectional:
-            raise LiftError(f"{where}: a bidirectional layer needs the whole sequence and cannot be stepped")
-        if layer.proj_size:
-            raise LiftError(f"{where}: proj_size is not supported yet")
-    for name, weight in (*eager.module.named_parameters(), *eager.module.named_buffers()):
-        if weight.is_floating_point() and weight.dtype != torch.float32:
-            raise LiftError(f"{name} is {weight.dtype}; ONNX Runtime's recurrent operators are float32: export module.float()")
-        if weight.is_floating_point() and not weight.isfinite().all():
-            raise LiftError(f"{name} holds NaN or infinity; train the module again")
+    return ()

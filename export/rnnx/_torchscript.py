@@ -7,18 +7,20 @@ the same. Our runtime never loads it.
 import io
 import zipfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from rnnx._axes import has_time
 from rnnx._errors import ExportError
 from rnnx._lift import Lift
 from rnnx._lifted import LiftedModule
 from rnnx._quiet import quiet
-from rnnx._sites import LayerSite
+from rnnx._sites import split, stack
 from rnnx_runtime.artifact import BATCH, MANIFEST_KEY, TIME, Manifest
 
 
@@ -26,9 +28,15 @@ class NativeModule(LiftedModule):
     """The lifted module on torch's own recurrent layers."""
 
     def compute(self, layer: nn.RNNBase, x: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        site = LayerSite("", layer)
-        returned = type(layer).forward(layer, x, site.stack(states))
-        return returned[0], site.take(returned)
+        y, hx = type(layer).forward(layer, x, stack(layer, states))
+        return y, split(layer, hx)
+
+    def compute_packed(self, layer: nn.RNNBase, x: PackedSequence, hx: Any) -> tuple[PackedSequence, Any]:
+        returned: tuple[PackedSequence, Any] = type(layer).forward(layer, x, hx)
+        return returned
+
+    def packing(self) -> AbstractContextManager[Any]:
+        return nullcontext()
 
 
 def trace(lift: Lift) -> torch.jit.ScriptModule:
@@ -39,7 +47,7 @@ def trace(lift: Lift) -> torch.jit.ScriptModule:
     """
     scanned = lift.lowering == "scan"
     sampled = lift.sample(2, 1 if scanned else 3, torch.Generator().manual_seed(0))
-    example = (*(sampled[spec.name] for spec in lift.inputs), *(torch.zeros(slot.at(2)) for slot in lift.states))
+    example = (*(sampled[spec.name] for spec in lift.inputs), *(slot.start(2) for slot in lift.states))
     with quiet(), torch.no_grad():
         try:
             traced: torch.jit.ScriptModule = torch.jit.trace(  # type: ignore[no-untyped-call]

@@ -26,6 +26,7 @@ class Port:
         self._dtype = np.dtype(spec.dtype)
         self._kinds = "iu" if self._dtype.kind == "i" else "b" if self._dtype.kind == "b" else "fiu"
         self._vocabulary_size = spec.vocabulary_size
+        self._are_lengths = spec.role == "lengths"
         self._axes = ("B", "T") if self.layout.has_time else ("B",)
 
     def array(self, value: Any) -> NDArray[Any]:
@@ -52,12 +53,17 @@ class Port:
             wanted = ", ".join([*self._axes, *map(str, self.layout.inner)])
             raise InputError(f"{self.name}: expected the shape ({wanted}), got {array.shape}")
 
-    def checked(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The array in the graph's type, every value allowed.
+    def checked(self, array: NDArray[Any], steps: int) -> NDArray[Any]:
+        """The array in the graph's type, every value allowed in a chunk of so many steps.
 
         Raises:
-            InputError: a token is outside the vocabulary, a number does not fit the type, or a value is not finite.
+            InputError: a token is outside the vocabulary, a length outside the chunk, a number does not fit the type, or a
+                value is not finite.
         """
+        if self._are_lengths and steps and not ((array >= 1) & (array <= steps)).all():
+            raise InputError(
+                f"{self.name}: every length must be from 1 to {steps}, the steps of the chunk; got {array.tolist()}"
+            )
         if self._vocabulary_size is not None:
             self._check_tokens(array)
         elif array.dtype.kind in "iu" and self._dtype.kind == "i" and array.size and not np.can_cast(array.dtype, self._dtype):
@@ -151,4 +157,5 @@ def check_chunk(ports: Mapping[str, Port], arrays: dict[str, NDArray[Any]]) -> C
                 raise InputError(f"{name}: {axis} is {size}, but {sizes[axis]} in another input")
     if sizes["B"] == 0:
         raise InputError("the batch is empty; give at least one row")
-    return Chunk({name: ports[name].checked(array) for name, array in arrays.items()}, sizes["B"], sizes.get("T", 1))
+    steps = sizes.get("T", 1)
+    return Chunk({name: ports[name].checked(array, steps) for name, array in arrays.items()}, sizes["B"], steps)

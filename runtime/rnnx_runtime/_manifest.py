@@ -90,15 +90,21 @@ class _Tensor(_Strict, frozen=True):
 
 
 class Input(_Tensor, frozen=True):
-    """What a step is given. `role` "tokens": integers in `[0, vocabulary_size)`; "values": numbers, all finite."""
+    """What a step is given.
 
-    role: Literal["tokens", "values"]
+    `role` "tokens": integers in `[0, vocabulary_size)`; "values": numbers, all finite; "lengths": how many steps of each row
+    are none of the padding, at least 1 and at most all.
+    """
+
+    role: Literal["tokens", "values", "lengths"]
     vocabulary_size: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.role == "values" and self.vocabulary_size is not None:
-            raise ValueError(f"{self.name}: values have no vocabulary")
+        if self.role != "tokens" and self.vocabulary_size is not None:
+            raise ValueError(f"{self.name}: {self.role} have no vocabulary")
+        if self.role == "lengths" and (not self.dtype.startswith("int") or self.shape != (BATCH,)):
+            raise ValueError(f"{self.name}: lengths are integers ({BATCH}), not {self.dtype} {self.shape}")
         if self.role == "tokens" and (not self.dtype.startswith("int") or (self.vocabulary_size or 0) < 1):
             raise ValueError(f"{self.name}: tokens are integers out of a vocabulary of at least 1, not {self.dtype}")
 
@@ -200,7 +206,8 @@ class Provenance(_Strict, frozen=True):
 class Manifest(_Strict, frozen=True):
     """The whole contract of an artifact.
 
-    `conditions`: what computed initial states are computed from, once per sequence. `streamable`: whether steps and chunks give what the whole sequence gives; `not_streamable_because` says why not.
+    `conditions`: what computed initial states are computed from, once per sequence. `streamable`: whether steps and chunks give what the whole sequence gives; `not_streamable_because` says why not. `chunks_matter_because`: why the answers of a stream depend on how it is cut into
+    chunks, where they do: each call then computes what one call of the eager module does.
     """
 
     format_version: int
@@ -215,6 +222,7 @@ class Manifest(_Strict, frozen=True):
     golden: GoldenTrace
     conditions: tuple[Input, ...] = ()
     not_streamable_because: str | None = None
+    chunks_matter_because: str | None = None
     sampling: Sampling | None = None
     codec: Codec | None = None
     parity: ParitySummary | None = None
@@ -233,9 +241,13 @@ class Manifest(_Strict, frozen=True):
             raise ValueError("a condition has the name of an input, or an axis seq_len")
         if bool(self.conditions) != any(isinstance(state.init, Computed) for state in self.states):
             raise ValueError("conditions must stand where a state is computed, and only there")
+        if self.streamable and any(spec.role == "lengths" for spec in self.inputs):
+            raise ValueError("lengths are those of whole sequences, so the model cannot be streamable")
         if self.streamable != (self.not_streamable_because is None):
             raise ValueError("not_streamable_because must stand where streamable is false, and only there")
-        _check_names(self.name, self.not_streamable_because or self.name)
+        if self.chunks_matter_because is not None and not self.streamable:
+            raise ValueError("chunks_matter_because must stand only where the model can be streamed")
+        _check_names(self.name, self.not_streamable_because or self.name, self.chunks_matter_because or self.name)
 
     def _check_codec(self) -> None:
         """The codec, what it is given to, and what it reads the answer from, are of one size."""

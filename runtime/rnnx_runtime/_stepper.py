@@ -63,7 +63,7 @@ class Stepper:
                     f"{name}: expected the shape {view.shape} for one step of this stream, got {array.shape}; "
                     "a chunk goes to feed, another batch size to a stream of its own"
                 )
-            view[...] = self._ports[name].checked(array)
+            view[...] = self._ports[name].checked(array, 1)
         self._calls[self._now]()
         self._now = 1 - self._now
         if self._single is not None:

@@ -8,7 +8,7 @@ from rnnx_runtime.artifact import Input
 
 def values(spec, value):
     port = Port(spec)
-    return port.checked(port.array(value))
+    return port.checked(port.array(value), 4)
 
 
 TOKENS = Input(name="tokens", dtype="int64", shape=("batch", "seq_len"), role="tokens", vocabulary_size=4)

@@ -1,0 +1,222 @@
+"""Which reading of a module holds: each is tried, until one lets it be stepped.
+
+State that submodules carry is seen by watching them. State that the caller carries is not: `forward(x, a, b) -> (y, p, q)` does
+not say which argument takes which result. So the likely pairs are tried, and those kept with which steps and chunks give what
+the whole sequence gives.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from torch import Tensor, nn
+
+from rnnx._eager import EagerModule, Example
+from rnnx._errors import LiftError, NothingFoundError
+from rnnx._lift import Lift
+from rnnx._over_time import OverTime
+from rnnx._sited import Reading
+from rnnx._sites import AttributeSite
+
+Pairs = tuple[tuple[str, str], ...]
+
+# How people call an argument that is a state, its parts included: h, hx, h_0, hidden.1, rnn_hxs, prev_state, conv_cache, memory.
+_STATE: Final = re.compile(
+    r"(^|[._])(h|c|h_?[0tn]|c_?[0tn]|hx|cx|hxs|h_?prev|c_?prev|prev_?[hc]|hidden\w*|states?|cells?|memory|mem|cache\w*|prev|carry|s)([._]|$|\d)"
+    r"|hidden|state|cache|memory|prev"
+)
+_MOST: Final = 12
+
+
+def lift(
+    module: nn.Module, example: object, states: Mapping[str, str] | None = None, axes: Mapping[str, str] | None = None
+) -> Lift:
+    """Make the state of a module explicit, however it is written.
+
+    Args:
+        example: what `forward` is called with.
+        states: arguments that are states, and the outputs that hand the next ones back; None to find them.
+        axes: the axes of inputs, a letter each, where they should not be looked for: {"x": "BTF"}.
+
+    Raises:
+        LiftError: no reading holds; of several reasons the first, or the one that asks for `states`.
+    """
+    found: list[Lift] = []
+    reasons: list[LiftError] = []
+
+    def holds(reading: Reading) -> Lift | None:
+        try:
+            lifted = Lift(module, example, reading, axes)
+        except LiftError as error:
+            reasons.append(error)
+            return None
+        found.append(lifted)
+        return lifted if lifted.not_streamable_because is None else None
+
+    if states is not None:
+        pairs = tuple(states.items())
+        for loops in (False, True):
+            lifted = holds(Reading(pairs, loops))
+            if lifted is not None:
+                return lifted
+        stepped = _step_by_step(module, example, [pairs], axes, reasons) if pairs else None
+        return stepped or _first(found, reasons)
+
+    plain = holds(Reading())
+    if plain is not None and not plain.loose_ends():
+        return plain
+    try:
+        outer = _Border(module, example)
+    except Exception:  # it does not run at all
+        raise reasons[0] from None
+    if outer.keeps:
+        kept = holds(Reading(kept=True))
+        if kept is not None and not kept.loose_ends():
+            return kept
+    guesses = outer.guesses()
+    paired: list[Lift] = []
+    for pairs in itertools.chain(*guesses):
+        for loops in (False, True):
+            lifted = holds(Reading(pairs, loops))
+            if lifted is not None and not lifted.loose_ends():
+                paired.append(lifted)
+                break
+        if paired and paired[-1].chunks_matter_because is None:
+            return paired[-1]
+    if paired:
+        return _as_called(paired[0], module, example, axes)
+    alone: list[Pairs] = [()]
+    for group in ([*guesses, alone] if outer.keeps else guesses) if outer.takes_a_step else []:
+        stepped = _step_by_step(module, example, group, axes, reasons)
+        if stepped is not None:
+            return stepped
+    if plain is not None:
+        (argument, output), *_ = plain.loose_ends()
+        raise LiftError(
+            f"{argument} looks like a state that {output} hands back, but the module does not run with it as one "
+            f"({_most_telling(reasons)}); {outer.advice()}"
+        )
+    looped = holds(Reading(loops=True))
+    if looped is not None:
+        return looped
+    return _whole(module, example, axes, found, reasons, outer)
+
+
+def _first(found: list[Lift], reasons: list[LiftError]) -> Lift:
+    if found:
+        return found[0]
+    raise _most_telling(reasons)
+
+
+def _step_by_step(
+    module: nn.Module, example: object, guesses: Sequence[Pairs], axes: Mapping[str, str] | None, reasons: list[LiftError]
+) -> Lift | None:
+    """The module as one that takes one step, where a guess is the only one that fits it."""
+    fitting: list[Lift] = []
+    for pairs in guesses:
+        try:
+            over_time = OverTime(module, example, dict(pairs))
+            fitting.append(Lift(over_time, over_time.example, Reading(), axes))
+        except LiftError as error:
+            reasons.append(error)
+    if len(fitting) > 1:
+        raise LiftError(
+            f"{type(module).__name__} takes one step, and more than one argument may be its state; {_Border(module, example).advice()}"
+        )
+    return fitting[0] if fitting else None
+
+
+def _whole(
+    module: nn.Module,
+    example: object,
+    axes: Mapping[str, str] | None,
+    found: list[Lift],
+    reasons: list[LiftError],
+    outer: "_Border",
+) -> Lift:
+    """A module that cannot be stepped: its recurrent layers take whole sequences, as they are."""
+    if found:
+        return found[0]
+    reason = _most_telling(reasons)
+    if outer.has_layers:
+        try:
+            return Lift(module, example, Reading(whole=True), axes, whole=str(reasons[0]))
+        except LiftError:
+            raise reasons[0] from None
+    if isinstance(reason, NothingFoundError) and outer.has_candidates:
+        raise LiftError(f"no state was found in {outer.name}; where its caller hands it over, {outer.advice()}") from None
+    raise reason
+
+
+def _as_called(lifted: Lift, module: nn.Module, example: object, axes: Mapping[str, str] | None) -> Lift:
+    """A module whose calls matter, with no other state than its caller's: what is hidden begins anew in every call, as it does for
+    him.
+    """
+    sited = lifted.sited
+    if all(isinstance(site, AttributeSite) or site.names == tuple(sited.pairs) for site in sited.sites):
+        return lifted
+    return Lift(module, example, Reading(tuple(sited.pairs.items()), bare=True), axes)
+
+
+def _most_telling(reasons: list[LiftError]) -> LiftError:
+    """Why the reading failed that came furthest."""
+    return next((reason for reason in reasons if not isinstance(reason, NothingFoundError)), reasons[0])
+
+
+class _Border:
+    """What a module takes and returns, and which of it may be state."""
+
+    def __init__(self, module: nn.Module, example: object) -> None:
+        eager, arguments = EagerModule(module), Example(module, example)
+        run = eager.run(arguments.arguments(list(arguments.tensors.values())))
+        self.name = eager.name
+        self.has_layers = bool(run.layer_steps)
+        self.takes_a_step = all(steps == 1 for steps in run.layer_steps)
+        self.keeps = bool(eager.kept)
+        self._arguments = arguments.tensors
+        self._outputs = run.outputs
+
+    def guesses(self) -> list[list[Pairs]]:
+        """Pairs of argument and output of one shape, in groups: those whose names say that they are states come first."""
+        candidates = [name for name in self._arguments if self._outputs_for(name)]
+        hinted = [name for name in candidates if _STATE.search(name)]
+        groups = [list(itertools.islice(self._pairings(chosen), _MOST)) for chosen in (hinted, candidates) if chosen]
+        return groups[:1] if groups[1:] and groups[0] == groups[1] else groups
+
+    @property
+    def has_candidates(self) -> bool:
+        """Whether an output has the shape of an argument."""
+        return any(self._outputs_for(name) for name in self._arguments)
+
+    def advice(self) -> str:
+        """What to say where the pairs cannot be known."""
+        candidates = {name: outputs for name in self._arguments if (outputs := self._outputs_for(name))}
+        said = "; ".join(f"{name} may come from {' or '.join(outputs)}" for name, outputs in candidates.items())
+        first, outputs = next(iter(candidates.items()))
+        return f"say which output hands each state back, such as states={{{first!r}: {outputs[-1]!r}}}: {said}"
+
+    def _pairings(self, arguments: list[str]) -> Iterator[Pairs]:
+        """Every way to give each argument an output of its own, in order; of more outputs than arguments, the last ones first."""
+        groups: dict[object, list[str]] = {}
+        for name in arguments:
+            groups.setdefault(_kind(self._arguments[name]), []).append(name)
+        ways = []
+        for names in groups.values():
+            outputs = self._outputs_for(names[0])
+            ways.append([list(zip(names, way, strict=True)) for way in itertools.combinations(outputs, len(names))][::-1])
+        for chosen in itertools.product(*ways):
+            pairs = dict(pair for group in chosen for pair in group)
+            yield tuple((name, pairs[name]) for name in arguments)
+
+    def _outputs_for(self, argument: str) -> list[str]:
+        """Outputs of the same shape and type; where a name says that some are state, only those."""
+        tensor = self._arguments[argument]
+        if not tensor.is_floating_point():
+            return []
+        fitting = [name for name, output in self._outputs.items() if _kind(output) == _kind(tensor)]
+        return [name for name in fitting if _STATE.search(name.removeprefix("output"))] or fitting
+
+
+def _kind(tensor: Tensor) -> object:
+    return tuple(tensor.shape), tensor.dtype
