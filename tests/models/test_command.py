@@ -142,6 +142,12 @@ def test_bad_input_is_one_line(arguments, error, rnnx, module, folder):
     assert sorted(folder.iterdir()) == before
 
 
+def test_without_a_model_the_command_asks_for_one(rnnx):
+    result = rnnx("--epochs", "1")
+    assert result.exit_code == 2
+    assert "Error: Missing option '--model'." in result.stderr
+
+
 def test_without_matplotlib_the_command_says_what_to_install_before_it_trains(rnnx, folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = rnnx("--model", "emb_rnn", "--plot", "p.png")
