@@ -1,11 +1,13 @@
 """`rnnx train` and `python -m rnnx_models.train`, as a person types them."""
 
 import io
+import json
 import re
 import subprocess
 import sys
 
 import pytest
+import safetensors.torch
 from click.testing import CliRunner
 from rich.console import Console
 
@@ -75,8 +77,8 @@ def test_every_option_reaches_the_training(rnnx, folder):
     assert [bool(re.fullmatch(line, said)) for said in progress] == [True, True]
     assert re.fullmatch(r"c\.safetensors: char_lstm, \d\.\d+ bits per character, after 2 epochs", done)
     assert missed == (
-        "char_lstm did not reach its target; train longer with --epochs, or with another --seed, to get to at most 2.15 bits "
-        "per character, as English text allows"
+        "char_lstm did not reach its target; train longer with --epochs, or with another --seed or --lr, to get to at most "
+        "2.15 bits per character, as English text allows"
     )
     assert plot == "p.png: the loss curve"
     assert (folder / "p.png").read_bytes().startswith(PNG)
@@ -97,15 +99,15 @@ def test_other_losses_are_plotted_on_an_axis_of_their_own(name, rnnx, folder):
 
 BAD = [
     (["--model", "emb_rn"], "no model is called 'emb_rn'; did you mean 'emb_rnn'?"),
-    (["--model", "emb_rnn", "--text", "prose.txt"], "emb_rnn has no --text; it has --epochs, --lr, --hidden, --layers"),
-    (["--model", "rnn_cell", "--hidden", "8"], "rnn_cell has no --hidden; it has --epochs, --lr"),
+    (["--model", "emb_rnn", "--text", "prose.txt"], "emb_rnn has no --text, its data are its own; leave it out"),
+    (["--model", "rnn_cell", "--hidden", "8"], "rnn_cell has no --hidden; leave it out"),
     (
         ["--model", "sin_lstm", "--layers", "2"],
-        "sin_lstm has no --layers; it has --epochs, --lr, --batch-size, --seq-len, --hidden",
+        "sin_lstm has no --layers; leave it out",
     ),
     (
         ["--model", "caption_rnn", "--seq-len", "2"],
-        "caption_rnn has no --seq-len; it has --epochs, --lr, --batch-size, --hidden",
+        "caption_rnn has no seq_len, its data fix it; it has batch_size, epochs, lr",
     ),
     (["--model", "char_gru", "--text", "none.txt"], "none.txt: No such file or directory"),
     (["--model", "char_gru", "--text", "."], ".: Is a directory"),
@@ -118,15 +120,19 @@ BAD = [
         ["--model", "char_gru", "--text", "short.txt", "--batch-size", "2", "--seq-len", "8"],
         "it has 9 characters, and 19 are needed for one window",
     ),
-    (["--model", "char_gru", "--layers", "0"], "layers must be at least 1, got 0"),
-    (["--model", "emb_rnn", "--epochs", "0"], "epochs must be at least 1, got 0"),
-    (["--model", "emb_rnn", "--lr", "nan"], "lr must be a positive number, got nan"),
+    (["--model", "char_gru", "--layers", "0"], "layers must be from 1 to 32, got 0"),
+    (["--model", "char_gru", "--hidden", "1" + "0" * 22], "hidden must be from 1 to 8192, got 10000"),
+    (["--model", "emb_rnn", "--epochs", "0"], "epochs must be from 1 to 1000000, got 0"),
+    (["--model", "emb_rnn", "--lr", "nan"], "lr must be above 0 and at most 1e+06, got nan"),
     (["--model", "emb_rnn", "--seed", "-1"], "the seed must be from 0 to 2**32 - 1, got -1"),
     (["--model", "emb_rnn", "--device", "quux"], "torch cannot compute on the device 'quux' here"),
-    (["--model", "emb_rnn", "--resume"], "no interrupted training at artifacts/emb_rnn.resume.safetensors"),
+    (["--model", "emb_rnn", "--resume"], "no interrupted training at artifacts/emb_rnn.safetensors.resume"),
     (["--model", "emb_rnn", "--plot", "p.jpg"], "a plot is a PNG: its name must end in .png, got 'p.jpg'"),
     (["--model", "emb_rnn", "--plot", "empty.txt/p.png"], "is a file, not a folder; write somewhere else"),
     (["--model", "emb_rnn", "-o", "empty.txt/c.safetensors"], "is a file, not a folder; write somewhere else"),
+    (["--model", "char_gru", "--text", "prose.txt", "-o", "prose.txt"], "--text and --output are the same file, "),
+    (["--model", "emb_rnn", "--plot", "c.png", "-o", "none/../c.png"], "--plot and --output are the same file, "),
+    (["--model", "char_gru", "--text", "c.resume", "-o", "c"], "--text and the interrupted training are the same file, "),
 ]
 
 
@@ -176,12 +182,12 @@ def test_ctrl_c_says_how_to_go_on_and_that_works(rnnx, folder, press_ctrl_c):
     assert stopped.exit_code == 130
     command = r"""rnnx train --model char_lstm --text prose.txt --plot 'it'"'"'s.png' --resume"""
     assert stopped.stderr == (
-        "stopped in epoch 2 of 3, after step 20 of 56; saved as artifacts/char_lstm.resume.safetensors, to be resumed; "
+        "stopped in epoch 2 of 3, after step 20 of 56; saved as artifacts/char_lstm.safetensors.resume, to be resumed; "
         f"go on with: {command}\n"
     )
     assert sorted(path.name for path in (folder / "artifacts").iterdir()) == [
-        "char_lstm.resume.safetensors",
         "char_lstm.safetensors",
+        "char_lstm.safetensors.resume",
     ]
     assert rnnx("--model", "char_lstm", "--text", "prose.txt", "--plot", "it's.png", "--resume").exit_code == 0
     assert rnnx(*arguments, *whole).exit_code == 0
@@ -198,8 +204,11 @@ def test_the_module_says_how_it_is_called_itself(module, press_ctrl_c):
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["--model", "char_gru", "-o", "artifacts/char_lstm.safetensors"], "is a training of 'char_lstm', not of 'char_gru'"),
-        (["--model", "char_lstm"], "a text of SHA-256"),
+        (
+            ["--model", "char_gru", "-o", "artifacts/char_lstm.safetensors"],
+            "is an interrupted training of 'char_lstm', not of 'char_gru'",
+        ),
+        (["--model", "char_lstm"], "give the text that it began with: --text FILE"),
         (["--model", "char_lstm", "--text", "prose.txt", "--lr", "0.5"], "with lr 0."),
         (["--model", "char_lstm", "--text", "prose.txt", "--hidden", "8"], "with hidden 16, not 8"),
     ],
@@ -209,6 +218,39 @@ def test_only_the_same_training_is_resumed(arguments, error, rnnx, press_ctrl_c)
     result = rnnx(*arguments, "--resume")
     assert result.exit_code == 1
     assert error in result.stderr
+
+
+def test_the_first_ctrl_c_says_that_it_was_heard(capfd):
+    _command._say_stopping()
+    assert capfd.readouterr().err == "\nstopping after this step, to save the training\n"
+
+
+def test_the_module_ends_without_a_traceback_before_it_trains(module, monkeypatch):
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_command, "read_text", interrupted)
+    assert module(*CHAR) == (130, "stopped before the training began; nothing was saved\n")
+
+
+@pytest.mark.parametrize(("config", "error"), [({"hiden": 3}, "hiden"), ({"hidden": "3"}, "Expected `int`, got `str`")])
+def test_a_damaged_config_is_one_line_that_names_the_file(config, error, rnnx, folder, press_ctrl_c):
+    assert rnnx(*CHAR).exit_code == 130
+    path = folder / "artifacts/char_lstm.safetensors.resume"
+    with safetensors.safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["rnnx.training"])
+    header["config"] |= config
+    path.write_bytes(safetensors.torch.save(safetensors.torch.load_file(path), {"rnnx.training": json.dumps(header)}))
+    result = rnnx("--model", "char_lstm", "--text", "prose.txt", "--resume")
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: artifacts/char_lstm.safetensors.resume: the config does not fit char_lstm: ")
+    assert error in line
+
+
+def test_a_share_is_said_in_percent_and_one_epoch_is_one(rnnx):
+    result = rnnx("--model", "emb_rnn", "--epochs", "1")
+    assert re.search(r"emb_rnn, \d+ % of the answer right, after 1 epoch\n", result.stderr)
 
 
 def test_the_module_runs_by_its_name(folder):
@@ -262,9 +304,25 @@ def test_a_terminal_shows_a_bar(make, monkeypatch):
         on_progress(at(1, 5))
         on_progress(at(20, 10, Score(2.5, "bits per character", False, True)))
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
-    assert "char_rnn: epoch 20/40" in shown
-    assert "loss 0.6931 (1.000 bits), 2.5 bits per character" in shown
+    assert "char_rnn 20/40" in shown
+    assert "loss 0.693 (1.000 bits)  judged 2.5" in shown
     assert "left" in shown
+
+
+@pytest.mark.parametrize("name", ["char_lstm", "caption_rnn"])
+def test_a_terminal_of_80_columns_shows_bar_figures_and_time_left(name, make, monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(_progress, "Console", lambda stderr: Console(file=screen, force_terminal=True, width=80))
+    sizes = {"vocabulary": "ab"} if name == "char_lstm" else {}
+    score = (
+        Score(2.656, "bits per character", False, True) if name == "char_lstm" else Score(0.9875, "of the words right", False)
+    )
+    with _progress.training_progress(make(name, **sizes)) as on_progress:
+        on_progress(at(1, 5))
+        on_progress(at(20, 10, score))
+    (line,) = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()).split("\r")[-1].strip().splitlines()
+    figures = r"loss 0\.693 \(1\.000 bits\)  judged 2\.656" if name == "char_lstm" else r"loss 0\.693  judged 98\.75 %"
+    assert re.fullmatch(rf"{name} 20/40 [━╸╺]{{4,}} +{figures} [-\d:]+ left", line)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,16 @@
 """Training: the same seed gives the same bytes, interrupted or not; what goes wrong leaves the last good checkpoint."""
 
+import json
 import signal
+from contextlib import nullcontext
 
 import pytest
 import safetensors.torch
 import torch
 
 from rnnx_models._recipe import Score
-from rnnx_models._resume import resume_path
-from rnnx_models.checkpoint import CheckpointError, load_checkpoint
+from rnnx_models._resume import resume_path, save_training
+from rnnx_models.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from rnnx_models.train import SettingsError, TrainingError, TrainingInterruptedError, train
 
 SHORT = {"epochs": 4, "batch_size": 8, "seq_len": 16}
@@ -79,14 +81,33 @@ def test_ctrl_c_waits_for_the_step_saves_and_says_where(make_char, path):
     assert not path.exists()  # no epoch was judged
 
 
-def test_a_second_ctrl_c_does_not_wait(make_char, path):
+def test_a_second_ctrl_c_loses_nothing(make_char, path, monkeypatch):
+    said = []
+
     def press(here):
         signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
+    def save(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        save_training(*arguments)
+
+    monkeypatch.setattr("rnnx_models.train.save_training", save)
     with pytest.raises(TrainingInterruptedError):
-        train(make_char(), **SHORT, path=path, on_progress=press)
+        train(make_char(), **SHORT, path=path, on_progress=press, on_stop=lambda: said.append("stopping"))
+    assert said == ["stopping"] * 3
+    monkeypatch.undo()
+    train(make_char(), path=path, resume=True)
+
+
+def test_ctrl_c_does_not_break_off_the_last_saving(make, path, monkeypatch):
+    def save(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        save_checkpoint(*arguments)
+
+    monkeypatch.setattr("rnnx_models.train.save_checkpoint", save)
+    train(make("emb_rnn"), epochs=1, path=path)
+    assert path.exists()
 
 
 def test_without_a_path_ctrl_c_is_what_it_always_is(make_char, stop_at):
@@ -106,7 +127,7 @@ def test_the_best_weights_are_kept_not_the_last(make, monkeypatch):
     recipe = make("sin_lstm")
     monkeypatch.setattr(recipe, "score", lambda module: Score(next(scores), "error", False, lower_is_better=True))
     trained = train(recipe, epochs=3)
-    assert (trained.header.epochs, trained.header.score) == (2, 1.0)
+    assert (trained.header.best_epoch, trained.header.score) == (2, 1.0)
     assert trained.curve.scores == [3.0, 1.0, 2.0]
     unbroken = make("sin_lstm")
     kept = []
@@ -149,9 +170,9 @@ class Diverging:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_training_that_diverges_stops_and_keeps_the_last_good_checkpoint(value, make, path, monkeypatch):
     recipe = make("emb_rnn")
-    monkeypatch.setattr(recipe, "loss", Diverging(recipe.loss, 3, value))
+    monkeypatch.setattr(recipe, "loss", Diverging(recipe.loss, 5, value))
     message = (
-        rf"^the loss is {value}, in epoch 3 after 0 of 1 steps; lower the learning rate\. "
+        rf"^the loss is {value}, in epoch 3 after 0 of 1 steps; lower the learning rate: give a smaller --lr than 0\.05\. "
         r"The best weights, of epoch \d, are in .*model\.safetensors$"
     )
     with pytest.raises(TrainingError, match=message):
@@ -169,6 +190,64 @@ def test_a_training_that_diverges_in_its_first_epoch_saves_nothing(make, path, m
     assert not list(path.parent.iterdir())
 
 
+@pytest.mark.parametrize("name", ["sin_lstm", "caption_rnn", "emb_rnn", "seq_rnn"])
+def test_a_learning_rate_that_is_far_too_high_is_found_out_after_an_epoch(name, make, path, monkeypatch):
+    monkeypatch.setattr("rnnx_models.caption_rnn._IMAGES", 160)
+    train(make(name), epochs=1, path=path)
+    before = path.read_bytes()
+    message = (
+        r"^the loss is \S+e\+\d+, and was \S+ before the first step, in epoch 1 .*; lower .* smaller --lr than 1e\+06\. Noth"
+    )
+    with pytest.raises(TrainingError, match=message):
+        train(make(name), lr=1e6, path=path)
+    assert path.read_bytes() == before
+    assert not resume_path(path).exists()
+
+
+def test_a_loss_that_is_ten_times_that_of_the_untrained_module_is_too_high(make, monkeypatch):
+    for factor, stops in ((9.9, False), (10.1, True)):
+        recipe = make("emb_rnn")
+        losses = iter([1.0, factor] * 2)
+        monkeypatch.setattr(recipe, "loss", lambda module, *_: (module.fc.bias.sum() * 0 + next(losses), ()))  # noqa: B023
+        with pytest.raises(TrainingError, match="the loss is 10.1, and was 1 before") if stops else nullcontext():
+            train(recipe, epochs=1)
+
+
+def test_what_is_not_finite_is_named(make, monkeypatch):
+    recipe = make("emb_rnn")
+    monkeypatch.setattr(recipe, "score", lambda module: Score(float("nan"), "of the answer right", False))
+    with pytest.raises(TrainingError, match="^the score is nan of the answer right, in epoch 1"):
+        train(recipe)
+    recipe = make("emb_rnn")
+    monkeypatch.setattr(recipe, "schedule", lambda done: float("inf"))
+    with pytest.raises(TrainingError, match=r"^the weight \S+ is not finite, in epoch 1"):
+        train(recipe)
+
+
+@pytest.mark.parametrize("when", ["build", "loss"])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("not\nenough memory"), MemoryError(), OverflowError("too large"), ValueError("too large")]
+)
+def test_sizes_that_do_not_fit_the_machine_are_one_line(when, error, make, monkeypatch):
+    recipe = make("emb_rnn")
+
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(recipe, when, fail)
+    with pytest.raises(SettingsError, match=r"^emb_rnn cannot be trained this way: .+; give smaller sizes$"):
+        train(recipe)
+
+
+def test_the_mean_loss_of_an_epoch_is_the_same_after_resuming(make_char, stop_at, path):
+    whole, resumed = [], []
+    train(make_char(), **SHORT, on_progress=whole.append)
+    with pytest.raises(TrainingInterruptedError):
+        train(make_char(), **SHORT, path=path, on_progress=stop_at(2, 30))
+    train(make_char(), path=path, resume=True, on_progress=resumed.append)
+    assert resumed == whole[-len(resumed) :]
+
+
 def test_a_gradient_that_is_not_finite_never_reaches_the_weights(make, monkeypatch):
     recipe = make("emb_rnn")
 
@@ -183,12 +262,14 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(make, monkeypat
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"epochs": 0}, "epochs must be at least 1, got 0"),
-        ({"batch_size": -3}, "batch_size must be at least 1, got -3"),
-        ({"seq_len": 0}, "seq_len must be at least 1, got 0"),
-        ({"lr": 0.0}, "lr must be a positive number, got 0.0"),
-        ({"lr": float("nan")}, "lr must be a positive number, got nan"),
-        ({"lr": float("inf")}, "lr must be a positive number, got inf"),
+        ({"epochs": 0}, "epochs must be from 1 to 1000000, got 0"),
+        ({"batch_size": -3}, "batch_size must be from 1 to 65536, got -3"),
+        ({"seq_len": 0}, "seq_len must be from 1 to 65536, got 0"),
+        ({"batch_size": 10**11}, "batch_size must be from 1 to 65536, got 100000000000"),
+        ({"lr": 0.0}, "lr must be above 0 and at most 1e\\+06, got 0.0"),
+        ({"lr": 1e39}, "lr must be above 0 and at most 1e\\+06, got 1e\\+39"),
+        ({"lr": float("nan")}, "lr must be above 0 and at most 1e\\+06, got nan"),
+        ({"lr": float("inf")}, "lr must be above 0 and at most 1e\\+06, got inf"),
         ({"seed": -1}, "the seed must be from 0 to"),
         ({"seed": 2**32}, "the seed must be from 0 to"),
         ({"device": "quux"}, "torch cannot compute on the device 'quux' here; it can on cpu"),
@@ -208,23 +289,28 @@ def test_settings_that_a_model_does_not_have_are_refused(make):
 
 
 def test_nothing_to_resume(make, path):
-    with pytest.raises(CheckpointError, match=r"^no interrupted training at .*model\.resume\.safetensors; begin one without"):
+    with pytest.raises(CheckpointError, match=r"^no interrupted training at .*model\.safetensors\.resume; begin one without"):
         train(make("emb_rnn"), path=path, resume=True)
 
 
 def test_a_training_of_another_model_is_refused(make, interrupted):
-    with pytest.raises(CheckpointError, match="is a training of 'char_lstm', not of 'emb_rnn'; give the one that fits"):
+    with pytest.raises(
+        CheckpointError, match="is an interrupted training of 'char_lstm', not of 'emb_rnn'; give the one that fits"
+    ):
         train(make("emb_rnn"), path=interrupted, resume=True)
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"lr": 0.5}, r"with lr 0\.005, not 0\.5; give the same, or begin anew"),
+        ({"lr": 0.5}, r"with lr 0\.005, not 0\.5; give the same, or delete that file to begin anew"),
         ({"epochs": 9, "seq_len": 5}, "with epochs 4, not 9; seq_len 16, not 5;"),
         ({"seed": 1}, "with seed 0, not 1;"),
         ({"hidden": 32}, "with hidden 16, not 32;"),
-        ({"text": "other text " * 500}, "with vocabulary .*; a text of SHA-256 [0-9a-f]{12}, not [0-9a-f]{12};"),
+        (
+            {"text": "other text " * 500},
+            "learns from another text, of SHA-256 [0-9a-f]{12}…, not [0-9a-f]{12}…; give the text .*: --text FILE",
+        ),
     ],
 )
 def test_other_settings_are_refused(given, message, make_char, interrupted):
@@ -233,6 +319,12 @@ def test_other_settings_are_refused(given, message, make_char, interrupted):
     with pytest.raises(CheckpointError, match=message):
         train(make_char(**sizes), **given, path=interrupted, resume=True)
     assert {path: path.read_bytes() for path in interrupted.parent.iterdir()} == before
+
+
+def change_header(path, **fields):
+    with safetensors.safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["rnnx.training"])
+    path.write_bytes(safetensors.torch.save(safetensors.torch.load_file(path), {"rnnx.training": json.dumps(header | fields)}))
 
 
 def changed(path, **tensors):
@@ -245,18 +337,62 @@ def changed(path, **tensors):
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({"module.fc.bias": torch.tensor([float("nan")])}, r"module\.fc\.bias holds NaN or infinity; begin anew"),
+        ({"module.fc.bias": torch.tensor([float("nan")])}, r"module\.fc\.bias holds NaN or infinity; train the model again"),
         ({"module.fc.bias": torch.zeros(3)}, "the training does not fit char_lstm"),
         ({"module.fc.bias": None}, "the training does not fit char_lstm"),
         ({"random.cpu": None}, "the training does not fit char_lstm"),
         ({"random.cpu": torch.zeros(3)}, "the training does not fit char_lstm"),
+        ({"carried.0": torch.zeros(1, 3, 16)}, "the training does not fit char_lstm"),
+        ({"optimizer.0.exp_avg": torch.zeros(3)}, "the training does not fit char_lstm"),
+        ({"losses": torch.zeros(3)}, "the training does not fit char_lstm: 3 losses and 1 scores are not those of 1 epochs"),
     ],
-    ids=["not finite", "another shape", "missing", "no random state", "wrong random state"],
+    ids=[
+        *("not finite", "another shape", "missing", "no random state", "wrong random state"),
+        *("another batch", "another optimiser's", "another length"),
+    ],
 )
 def test_a_damaged_training_is_refused(tensors, message, make_char, interrupted):
     changed(resume_path(interrupted), **tensors)
     with pytest.raises(CheckpointError, match=message):
         train(make_char(), path=interrupted, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        (
+            {"epoch": 99},
+            "is not an interrupted training made by `rnnx train`: epoch 99, step 30 and seed 0 are of no training",
+        ),
+        ({"step": -1}, "epoch 1, step -1 and seed 0 are of no training"),
+        ({"seed": 2**40}, "are of no training"),
+        ({"lr": 0.0}, "lr must be above 0"),
+        ({"best": None}, "the best epoch is not one of the 1 that are done"),
+        ({"epoch": 4}, "it has 4 epochs of 56 steps, and step 30 of 4 is none"),
+        ({"step": 56}, "it has 4 epochs of 56 steps, and step 56 of 1 is none"),
+        ({"step": 29}, "86 losses and 1 scores are not those of 1 epochs"),
+        ({"optimizer": "SGD (lr: 0.005)"}, r"its optimiser was SGD \(lr: 0.005\), and now is AdamW"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_a_damaged_header_is_refused(field, message, make_char, interrupted):
+    change_header(resume_path(interrupted), **field)
+    with pytest.raises(CheckpointError, match=rf"model\.safetensors\.resume[: ].*{message}"):
+        train(make_char(), path=interrupted, resume=True)
+
+
+def test_a_plain_training_does_not_delete_an_interrupted_one(make, interrupted):
+    before = resume_path(interrupted).read_bytes()
+    message = r"resume is an interrupted training; go on with it \(--resume\), or delete that file to begin anew$"
+    with pytest.raises(SettingsError, match=message):
+        train(make("emb_rnn"), path=interrupted)
+    assert resume_path(interrupted).read_bytes() == before
+    resume_path(interrupted).unlink()
+    train(make("emb_rnn"), epochs=1, path=interrupted)
+
+
+def test_every_checkpoint_has_a_resume_file_of_its_own():
+    assert len({resume_path(name) for name in ("model", "model.v1", "model.v2", "model.safetensors")}) == 4
 
 
 def test_a_checkpoint_is_no_interrupted_training(make, path):
