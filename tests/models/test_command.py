@@ -8,10 +8,13 @@ import sys
 import pytest
 import safetensors.torch
 from click.testing import CliRunner
+from matplotlib.figure import Figure
 
 from rnnx._cli import main
 from rnnx_models import _command, _report
+from rnnx_models._plot import check_plot, save_plot
 from rnnx_models.checkpoint import load_checkpoint
+from rnnx_models.train import Curve
 from rnnx_runtime import load
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -90,6 +93,21 @@ def test_both_commands_make_the_same_bytes(rnnx, module, folder):
 def test_other_losses_are_plotted_on_an_axis_of_their_own(name, rnnx, folder):
     assert rnnx("--model", name, "--epochs", "3", "--plot", "p.png").exit_code == 0
     assert (folder / "p.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize("name", ["char_rnn", "seq_rnn"])
+def test_a_plot_of_one_epoch_shows_every_line(name, make, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *arguments, **options: seen.append(figure))
+    recipe = make(name, vocabulary="ab") if name == "char_rnn" else make(name)
+    save_plot(tmp_path / "p.PNG", recipe, Curve([0.5, 0.25], [0.75]), "bits per character")
+    (figure,) = seen
+    lines = [line for axes in figure.axes for line in axes.lines]
+    assert [line.get_marker() for line in lines] == ["None", ".", "."]
+    (legend,) = figure.legends  # of the figure: above and beside all lines
+    assert [text.get_text() for text in legend.get_texts()] == [line.get_label() for line in lines]
+    assert lines[0].get_label() == "trained on, every step"
+    check_plot(tmp_path / "p.PNG")
 
 
 BAD = [
