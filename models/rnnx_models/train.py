@@ -97,7 +97,7 @@ def train(
         seed, settings = interrupted[0].seed, interrupted[0].settings
     elif files is not None and files.resume.exists():
         raise SettingsError(
-            f"{files.resume} is an interrupted training; go on with it (--resume), or delete that file to begin anew"
+            f"{files.resume} is an interrupted training; go on with it (train with --resume), or delete that file to begin anew"
         )
     seed = 0 if seed is None else seed
     if not 0 <= seed < 2**32:
@@ -183,12 +183,12 @@ def _fitting(recipe: Recipe[Any], damaged: Path | None) -> Iterator[None]:
     """
     try:
         yield
-    except RnnxError:
-        raise
     except (RuntimeError, ValueError, TypeError, LookupError, OverflowError, MemoryError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         if damaged is not None:
             raise CheckpointError(f"{damaged}: the training does not fit {recipe.name}: {reason}") from error
+        if isinstance(error, RnnxError):
+            raise
         raise SettingsError(f"{recipe.name} cannot be trained this way: {reason}; give smaller sizes") from error
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 
@@ -233,8 +234,9 @@ def test_only_the_same_training_is_resumed(arguments, error, rnnx, press_ctrl_c)
     assert error in result.stderr
 
 
-def test_the_first_ctrl_c_says_that_it_was_heard(capfd):
-    _command._say_stopping()
+def test_ctrl_c_says_at_once_that_it_was_heard(rnnx, monkeypatch, capfd):
+    monkeypatch.setattr(_report.PlainProgress, "__call__", lambda self, here: signal.raise_signal(signal.SIGINT))
+    assert rnnx(*CHAR).exit_code == 130
     assert capfd.readouterr().err == "\nstopping after this step, to save the training\n"
 
 
@@ -246,7 +248,18 @@ def test_the_module_ends_without_a_traceback_before_it_trains(module, monkeypatc
     assert module(*CHAR) == (130, "stopped before the training began; nothing was saved\n")
 
 
-@pytest.mark.parametrize(("config", "error"), [({"hiden": 3}, "hiden"), ({"hidden": "3"}, "Expected `int`, got `str`")])
+@pytest.mark.parametrize(
+    ("config", "error"),
+    [
+        ({"hiden": 3}, "the config does not fit char_lstm: "),
+        ({"hidden": "3"}, "the config does not fit char_lstm: Expected `int`, got `str`"),
+        ({"hidden": 17}, "the training does not fit char_lstm: "),
+        ({"hidden": -1}, "the training does not fit char_lstm: "),
+        ({"hidden": 10**12}, "the training does not fit char_lstm: "),
+        ({"vocabulary": "ab"}, "the training does not fit char_lstm: the text does not fit the model: "),
+    ],
+    ids=str,
+)
 def test_a_damaged_config_is_one_line_that_names_the_file(config, error, rnnx, folder, press_ctrl_c):
     assert rnnx(*CHAR).exit_code == 130
     path = folder / "artifacts/char_lstm.safetensors.resume"
@@ -257,8 +270,7 @@ def test_a_damaged_config_is_one_line_that_names_the_file(config, error, rnnx, f
     result = rnnx("--model", "char_lstm", "--text", "prose.txt", "--resume")
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
-    assert line.startswith("Error: artifacts/char_lstm.safetensors.resume: the config does not fit char_lstm: ")
-    assert error in line
+    assert line.startswith(f"Error: artifacts/char_lstm.safetensors.resume: {error}")
 
 
 def test_a_share_is_said_in_percent_and_one_epoch_is_one(rnnx):

@@ -214,7 +214,7 @@ def test_a_damaged_header_is_refused(field, message, make_small, interrupted):
 
 def test_a_plain_training_does_not_delete_an_interrupted_one(make, interrupted):
     before = resume_path(interrupted).read_bytes()
-    message = r"resume is an interrupted training; go on with it \(--resume\), or delete that file to begin anew$"
+    message = r"resume is an interrupted training; go on with it \(train with --resume\), or delete that file to begin anew$"
     with pytest.raises(SettingsError, match=message):
         train(make("emb_rnn"), path=interrupted)
     assert resume_path(interrupted).read_bytes() == before
