@@ -1,14 +1,17 @@
 """The commands that run an artifact: infer, generate. They never import torch."""
 
+import io
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import click
 
-from rnnx._values import read_image, read_values, write_values
+from rnnx._values import check_output, read_image, read_values, write_values
 from rnnx_runtime import InputError, Model, load
+from rnnx_runtime.artifact import Sampling, write_atomic
+
+_LENGTH: Final = 200  # symbols, where neither the person nor the artifact says
 
 Unknown = Literal["error", "skip", "replace"]
 
@@ -17,7 +20,7 @@ _unknown = click.option(
     type=click.Choice(["error", "skip", "replace"]),
     default="error",
     show_default=True,
-    help="What to do with a character that the model never saw.",
+    help="A character that the model never saw: refuse it, leave it out, or put a space (else the model's first symbol) there.",
 )
 
 
@@ -43,31 +46,41 @@ def infer(
     if sum(given is not None for given in (text, values, image)) != 1:
         raise InputError("give exactly one of --text, --input and --image")
     model = load(artifact)
+    check_output(output, text=values is None, arrays=len(model.manifest.outputs))
     if values is not None:
         write_values(model.manifest.outputs, model.infer(read_values(model.manifest.inputs, values)), output)
         return
-    answer = model.infer(_known(model, text, unknown)) if text is not None else _describe_image(model, image)
+    if text is not None:
+        _refuse_conditions(model)
+        answer = model.infer(_known(model, text, unknown))
+    else:
+        answer = _describe_image(model, image)
     if output is None:
+        _speak_utf8()
         click.echo(answer)
     else:
-        output.write_text(answer + "\n", encoding="utf-8")
+        write_atomic(output, f"{answer}\n".encode())
 
 
 @click.command()
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.option("--prompt", help="What the text begins with. Default: what the artifact says, else the first symbol.")
-@click.option("--length", default=200, show_default=True, type=click.IntRange(min=0), help="In symbols.")
-@click.option("--temperature", default=1.0, show_default=True, help="0 takes the most likely symbol each time.")
+@click.option(
+    "--length",
+    type=click.IntRange(min=0),
+    help=f"In symbols. Default, here and below: what the artifact says, else {_LENGTH}.",
+)
+@click.option("--temperature", type=float, help="0 takes the most likely symbol each time. Else 1.0")
 @click.option("--top-k", type=int, help="Draw from the k most likely symbols only.")
 @click.option("--top-p", type=float, help="Draw from the most likely symbols that together reach this probability.")
 @click.option("--seed", type=int, help="The same seed gives the same text.")
-@click.option("--stop", multiple=True, help="End before this text; may be given more than once.")
+@click.option("--stop", multiple=True, help="End before this text; may be given more than once. Else none.")
 @_unknown
 def generate(
     artifact: Path,
     prompt: str | None,
-    length: int,
-    temperature: float,
+    length: int | None,
+    temperature: float | None,
     top_k: int | None,
     top_p: float | None,
     seed: int | None,
@@ -80,13 +93,23 @@ def generate(
     rnnx generate artifacts/char.onnx --prompt "The " --length 400 --temperature 0.8 --seed 1
     """
     model = load(artifact)
+    _refuse_conditions(model)
+    advised = model.manifest.sampling or Sampling(prompt="", max_new_tokens=_LENGTH)
     begin = _known(model, prompt, unknown) if prompt is not None else _first_words(model)
-    pieces = model.stream().generate(begin, length, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop)
-    write = _writer()
-    write(begin)
+    pieces = model.stream().generate(
+        begin,
+        advised.max_new_tokens if length is None else length,
+        temperature=advised.temperature if temperature is None else temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        stop=stop or advised.stop,
+    )
+    _speak_utf8()
+    _write(begin)
     for piece in pieces:
-        write(piece)
-    write("\n")
+        _write(piece)
+    _write("\n")
 
 
 def _known(model: Model, text: str, unknown: Unknown) -> str:
@@ -103,6 +126,12 @@ def _first_words(model: Model) -> str:
     return model.manifest.codec.vocabulary[0]
 
 
+def _refuse_conditions(model: Model) -> None:
+    if model.manifest.conditions:
+        names = ", ".join(condition.name for condition in model.manifest.conditions)
+        raise InputError(f"the initial state of this model is computed from {names}; use rnnx infer --image FILE")
+
+
 def _describe_image(model: Model, image: Path | None) -> str:
     sampling, conditions = model.manifest.sampling, model.manifest.conditions
     if sampling is None or len(conditions) != 1 or image is None:
@@ -112,12 +141,12 @@ def _describe_image(model: Model, image: Path | None) -> str:
     return "".join(stream.generate(sampling.prompt, sampling.max_new_tokens, temperature=0, stop=sampling.stop))
 
 
-def _writer() -> Callable[[str], Any]:
-    """Writes at once, and in UTF-8 whatever the terminal's encoding is."""
-    stream = sys.stdout
+def _speak_utf8() -> None:
+    """Text is UTF-8 whatever the terminal's encoding is, which may not have the model's characters."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
 
-    def write(piece: str) -> None:
-        stream.write(piece)
-        stream.flush()
 
-    return write
+def _write(piece: str) -> None:
+    sys.stdout.write(piece)
+    sys.stdout.flush()

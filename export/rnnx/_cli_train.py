@@ -39,8 +39,8 @@ def _parameters() -> list[click.Parameter]:
             ["-o", flag(field.name)] if field.name == "output" else [flag(field.name)],
             type=None if field.metadata["kind"] is bool else field.metadata["kind"],
             is_flag=field.metadata["kind"] is bool,
-            required=field.default is dataclasses.MISSING,
-            default=None if field.default is dataclasses.MISSING else field.default,
+            # click takes a default of None for a value, and would not ask for what is missing.
+            **({"required": True} if field.default is dataclasses.MISSING else {"default": field.default}),
             metavar={"model": "NAME", "text": "FILE", "plot": "FILE", "output": "FILE"}.get(field.name),
             help=field.metadata["help"],
         )

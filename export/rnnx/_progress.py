@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 if TYPE_CHECKING:
     from rnnx_models._recipe import Recipe
@@ -16,25 +17,24 @@ if TYPE_CHECKING:
 @contextmanager
 def training_progress(recipe: "Recipe[Any]") -> Iterator[Callable[["TrainingProgress"], None]]:
     """A function to call after each step."""
-    from rnnx_models._report import PlainProgress, figures
+    from rnnx_models._report import PlainProgress, short_figures
 
     console = Console(stderr=True)
     if not console.is_terminal:
         yield PlainProgress(recipe, lambda line: click.echo(line, err=True))
         return
-    columns = (
+    columns = (  # together 79 characters at most, but for the bar, which takes what is left
         TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
+        BarColumn(bar_width=None, table_column=Column(min_width=4)),
         TextColumn("{task.fields[figures]}"),
-        TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
         TextColumn("left"),
-        TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(recipe.name, total=1.0, figures="")
 
         def advance(here: "TrainingProgress") -> None:
-            epoch = f"{recipe.name}: epoch {here.epoch}/{here.epochs}"
-            progress.update(task, completed=here.done, description=epoch, figures=figures(recipe, here))
+            epoch = f"{recipe.name} {here.epoch}/{here.epochs}"
+            progress.update(task, completed=here.done, description=epoch, figures=short_figures(recipe, here))
 
         yield advance

@@ -2,14 +2,21 @@
 
 import io
 import sys
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rnnx_runtime import InputError
-from rnnx_runtime.artifact import BATCH, TIME, Input, Output, write_atomic
+from rnnx_runtime.artifact import BATCH, TIME, Input, Output, check_writable, write_atomic
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+_PICTURES: Final = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_WHOLE_BELOW: Final = 2**53  # from there on, a float64 is not every whole number
 
 
 def read_values(inputs: tuple[Input, ...], source: str) -> NDArray[Any]:
@@ -20,15 +27,20 @@ def read_values(inputs: tuple[Input, ...], source: str) -> NDArray[Any]:
     """
     if len(inputs) != 1:
         raise InputError(f"--input is for models of one input, this one has {[spec.name for spec in inputs]}; use the library")
+    if Path(source).suffix.lower() in _PICTURES:
+        raise InputError(f"{source} is an image, --input takes .csv and .npy; give it with --image")
     spec = inputs[0]
     inner = len([size for size in spec.shape if size not in (BATCH, TIME)])
     values = _read_npy(source) if source.endswith(".npy") else _read_csv(source)
     if not source.endswith(".npy") and inner == 0:
         values = values.reshape(-1)  # tokens, one or many to a line
     if np.issubdtype(values.dtype, np.floating) and spec.dtype.startswith("int"):
-        if not (values == np.trunc(values)).all():
-            raise InputError(f"{source}: {spec.name} takes whole numbers")
+        wrong = values[~((values == np.trunc(values)) & (np.abs(values) < _WHOLE_BELOW))]
+        if wrong.size:
+            raise InputError(f"{source}: {spec.name} takes whole numbers below 2**53, got {wrong[0]:g}")
         values = values.astype(np.int64)
+    if values.ndim == inner == 1:
+        values = values[:, None]  # (T,), a value per step as in a CSV of one column
     return values[None] if values.ndim == inner + 1 else values
 
 
@@ -47,6 +59,7 @@ def _read_npy(source: str) -> NDArray[Any]:
 def _read_csv(source: str) -> NDArray[np.float64]:
     try:
         text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+        text = text.removeprefix("\ufeff")  # a byte order mark
     except FileNotFoundError:
         raise InputError(f"no file at {source}; give a .csv or .npy file, or - for standard input") from None
     except UnicodeDecodeError as error:
@@ -61,37 +74,67 @@ def _read_csv(source: str) -> NDArray[np.float64]:
             raise InputError(f"{source}, line {number}: {error}; a row of CSV is numbers and commas only") from None
         if len(rows[-1]) != len(rows[0]):
             raise InputError(f"{source}, line {number}: {len(rows[-1])} columns where the first row has {len(rows[0])}")
-    return np.array(rows, np.float64).reshape(len(rows), -1 if rows else 0)
+    if not rows:
+        raise InputError(f"{source} is empty; give a row of numbers for each step")
+    return np.array(rows, np.float64)
 
 
 def read_image(spec: Input, path: Path) -> NDArray[np.float32]:
     """An image in the size that a condition `(B, channels, height, width)` has, from 0 (black) to 1 (white).
 
     Raises:
-        InputError: the file is no image, or the condition is none.
+        InputError: the file is no image, or a huge one, or the condition is none.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     sizes = [size for size in spec.shape if isinstance(size, int)]
     if len(sizes) != 3 or sizes[0] not in (1, 3) or spec.dtype != "float32":
         raise InputError(f"{spec.name} is {spec.dtype} {list(spec.shape)}, which is no image; use the library")
     channels, height, width = sizes
     try:
-        with Image.open(path) as image:
-            plain = image.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
+        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning), Image.open(path) as image:
+            plain = _eight_bit(image).convert("L" if channels == 1 else "RGB")
+            plain = plain.resize((width, height), Image.Resampling.BILINEAR)
     except FileNotFoundError:
         raise InputError(f"no file at {path}; give an image") from None
-    except (UnidentifiedImageError, OSError) as error:
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise InputError(f"{path} has more than {Image.MAX_IMAGE_PIXELS} pixels; make the image smaller") from None
+    except (OSError, SyntaxError, ValueError) as error:  # the latter two where a chunk of the file is broken
         raise InputError(f"{path} is not an image: {error}") from None
     values = np.asarray(plain, np.float32).reshape(height, width, channels) / np.float32(255)
     return values.transpose(2, 0, 1)[None].astype(np.float32)
 
 
-def write_values(outputs: tuple[Output, ...], answer: Any, path: Path | None) -> None:
-    """The answer as CSV on standard output, or in a file: .csv, .npy (one output) or .npz (several).
+def _eight_bit(image: "Picture") -> "Picture":
+    """16-bit grey in 8 bits, which Pillow's own conversion clips; any other image as it is."""
+    from PIL import Image
+
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image).clip(0, 0xFFFF) / 0x101).round().astype(np.uint8))
+
+
+def check_output(path: Path | None, *, text: bool, arrays: int = 1) -> None:
+    """Find out, before a model runs, that its answer cannot be written there.
 
     Raises:
         InputError: the file's ending is another.
+        OSError: nothing can be written there.
+    """
+    if path is None:
+        return
+    endings = [".txt"] if text else [".csv", ".npz", *([".npy"] if arrays == 1 else [])]
+    if path.suffix not in endings:
+        what = "a text" if text else f"an answer of {arrays} array{'s' if arrays > 1 else ''}"
+        raise InputError(f"{path.name}: {what} is written to {' or '.join(endings)}; give such a name")
+    check_writable(path)
+
+
+def write_values(outputs: tuple[Output, ...], answer: Any, path: Path | None) -> None:
+    """The answer as CSV on standard output, or in a file that `check_output` let pass.
+
+    Raises:
+        InputError: the outputs do not stand side by side in a CSV.
         OSError: the file cannot be written.
     """
     named = answer if isinstance(answer, dict) else {outputs[0].name: answer}
@@ -101,14 +144,10 @@ def write_values(outputs: tuple[Output, ...], answer: Any, path: Path | None) ->
     buffer = io.BytesIO()
     if path.suffix == ".csv":
         buffer.write(_csv(named).encode())
-    elif path.suffix == ".npy" and len(named) == 1:
+    elif path.suffix == ".npy":
         np.save(buffer, next(iter(named.values())))
-    elif path.suffix == ".npz":
-        np.savez(buffer, **named)
     else:
-        raise InputError(
-            f"{path.name}: an answer of {len(named)} arrays is written to .csv, .npz" + " or .npy" * (len(named) == 1)
-        )
+        np.savez(buffer, **named)
     write_atomic(path, buffer.getvalue())
 
 

@@ -26,10 +26,10 @@ class CharConfig:
     """Sizes, and the characters that the model knows: by default those of the text that it learns from by default."""
 
     vocabulary: str = field(default_factory=lambda: vocabulary_of(default_text()))
-    embedding: int = 32
+    embedding: int = 64
     hidden: int = 128
     layers: int = 2
-    dropout: float = 0.2
+    dropout: float = 0.25
 
 
 @final
@@ -55,7 +55,7 @@ class CharRecipe(Recipe[CharConfig]):
     """Cross-entropy of the next character, the state carried from window to window; judged on the last tenth of the text."""
 
     config_type = CharConfig
-    settings = Settings(epochs=20, lr=5e-3, batch_size=32, seq_len=64)
+    settings = Settings(epochs=30, lr=5e-3, batch_size=32, seq_len=64)
     target = f"at most {TARGET} bits per character, as English text allows"
     reads_text = True
     in_bits = True
@@ -85,7 +85,7 @@ class CharRecipe(Recipe[CharConfig]):
 
     @final
     def optimizer(self, module: nn.Module, lr: float) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(module.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.05)
+        return torch.optim.AdamW(module.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
 
     @final
     def schedule(self, done: float) -> float:

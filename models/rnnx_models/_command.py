@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+import itertools
+import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -15,13 +17,13 @@ from rnnx_models._registry import get_recipe
 from rnnx_models._report import PlainProgress
 from rnnx_models._resume import read_training, resume_path
 from rnnx_models._training import Progress
-from rnnx_models.checkpoint import CheckpointError
+from rnnx_models.checkpoint import read_config
 from rnnx_models.train import TrainingInterruptedError, train
 from rnnx_runtime import RnnxError
 from rnnx_runtime.artifact import check_writable
 
 _INTERRUPTED: Final = 130  # the usual exit code after Ctrl-C
-_SIZES: Final = ("hidden", "layers")
+_MOST: Final = {"hidden": 8192, "layers": 32}
 
 Display = Callable[[Recipe[Any]], AbstractContextManager[Callable[[Progress], None]]]
 
@@ -41,7 +43,7 @@ def run(options: Options, program: str, display: Display) -> list[str]:
         RnnxError, OSError: as `train`; the options do not fit the model.
     """
     recipe_type = get_recipe(options.model)
-    _refuse_foreign(recipe_type, options)
+    _check_paths(options)
     check_writable(options.checkpoint)
     if options.plot is not None:
         check_plot(options.plot)
@@ -59,15 +61,18 @@ def run(options: Options, program: str, display: Display) -> list[str]:
                 path=options.checkpoint,
                 resume=options.resume,
                 on_progress=on_progress,
+                on_stop=_say_stopping,
             )
     except TrainingInterruptedError as error:
         raise TrainingInterruptedError(f"{error}; go on with: {options.to_resume(program)}") from None
     header, planned = trained.header, trained.header.settings["epochs"]
-    best = "" if header.epochs == planned else f", the best of {planned}"
-    lines = [f"{options.checkpoint}: {header.model}, {header.score:.4g} {header.unit}, after {header.epochs} epochs{best}"]
+    best = "" if header.best_epoch == planned else f", the best of {planned}"
+    after = f"after {header.best_epoch} epoch{'s' if header.best_epoch > 1 else ''}{best}"
+    lines = [f"{options.checkpoint}: {header.model}, {trained.score}, {after}"]
     if not header.reached:
         lines.append(
-            f"{header.model} did not reach its target; train longer with --epochs, or with another --seed, to get to {recipe.target}"
+            f"{header.model} did not reach its target; train longer with --epochs, or with another --seed or --lr, to get to "
+            f"{recipe.target}"
         )
     if options.plot is not None:
         save_plot(options.plot, recipe, trained.curve, header.unit)
@@ -75,36 +80,50 @@ def run(options: Options, program: str, display: Display) -> list[str]:
     return lines
 
 
-def _refuse_foreign(recipe_type: type[Recipe[Any]], options: Options) -> None:
-    """Refuse options that the model does not have, and sizes that no module has."""
-    settings = dataclasses.asdict(recipe_type.settings)
-    has = [name for name, value in settings.items() if value is not None]
-    has += [field.name for field in dataclasses.fields(recipe_type.config_type) if field.name in _SIZES]
-    has += ["text"] if recipe_type.reads_text else []
-    for name in (*settings, *_SIZES, "text"):
-        if getattr(options, name) is not None and name not in has:
-            raise SettingsError(f"{recipe_type.name} has no {flag(name)}; it has {', '.join(map(flag, has))}")
-    for name in _SIZES:
-        size = getattr(options, name)
-        if size is not None and size < 1:
-            raise SettingsError(f"{name} must be at least 1, got {size}")
+def _check_paths(options: Options) -> None:
+    """Refuse to write over what is read, or twice to one file.
+
+    Raises:
+        SettingsError: two of the paths are the same file.
+    """
+    paths = {"--text": options.text, "--plot": options.plot, "--output": options.checkpoint}
+    paths["the interrupted training"] = resume_path(options.checkpoint)
+    given = [(name, path.resolve()) for name, path in paths.items() if path is not None]
+    for (one, path), (other, same) in itertools.combinations(given, 2):
+        if path == same:
+            raise SettingsError(f"{one} and {other} are the same file, {path}; give another")
 
 
 def _make_recipe(recipe_type: type[Recipe[Any]], options: Options) -> Recipe[Any]:
+    """The recipe with the sizes and the text that are asked for; with those of the interrupted training, to resume it.
+
+    Raises:
+        SettingsError: the model has no such size, or no text.
+    """
+    has = {field.name for field in dataclasses.fields(recipe_type.config_type)}
+    config: dict[str, Any] = {name: getattr(options, name) for name in _MOST if getattr(options, name) is not None}
+    for name, size in config.items():
+        if name not in has:
+            raise SettingsError(f"{recipe_type.name} has no {flag(name)}; leave it out")
+        if not 1 <= size <= _MOST[name]:
+            raise SettingsError(f"{name} must be from 1 to {_MOST[name]}, got {size}")
+    if options.text is not None and not recipe_type.reads_text:
+        raise SettingsError(f"{recipe_type.name} has no --text, its data are its own; leave it out")
     text = None if options.text is None else read_text(options.text)
-    config: dict[str, Any] = {name: getattr(options, name) for name in _SIZES if getattr(options, name) is not None}
     if options.resume:
         path = resume_path(options.checkpoint)
-        interrupted, _ = read_training(path)
-        if interrupted.model != options.model:
-            raise CheckpointError(
-                f"{path} is a training of {interrupted.model!r}, not of {options.model!r}; give the one that fits"
-            )
+        interrupted, _ = read_training(path, recipe_type.name)
         config = {**interrupted.config, **config}  # what is asked for and differs is refused by `train`
-    elif text is not None:
-        config["vocabulary"] = vocabulary_of(text)
-    made = recipe_type.config_type(**config)
+        made = read_config(path, recipe_type, config)
+    else:
+        config |= {} if text is None else {"vocabulary": vocabulary_of(text)}
+        made = recipe_type.config_type(**config)
     return recipe_type(made) if text is None else recipe_type(made, text)  # type: ignore[call-arg]
+
+
+def _say_stopping() -> None:
+    # Past Python's buffers, which a signal's handler may find in the middle of a line.
+    os.write(2, b"\nstopping after this step, to save the training\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -124,6 +143,9 @@ def main(arguments: list[str] | None = None) -> int:
             _say(line)
     except TrainingInterruptedError as error:
         _say(str(error))
+        return _INTERRUPTED
+    except KeyboardInterrupt:
+        _say("stopped before the training began; nothing was saved")
         return _INTERRUPTED
     except RnnxError as error:
         _say(f"Error: {error}")

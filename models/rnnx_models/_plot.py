@@ -21,7 +21,7 @@ def check_plot(path: Path) -> None:
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise SettingsError("a plot needs matplotlib, which is not installed: pip install 'rnnx[plot]'")
-    if path.suffix != ".png":
+    if path.suffix.lower() != ".png":
         raise SettingsError(f"a plot is a PNG: its name must end in .png, got {path.name!r}")
     check_writable(path)
 
@@ -42,8 +42,9 @@ def save_plot(path: Path, recipe: Recipe[object], curve: Curve, unit: str) -> No
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     left = figure.add_subplot()
-    left.plot([(step + 1) / steps for step in thinned], [losses[step] for step in thinned], color="0.8", linewidth=0.8)
-    lines = left.plot(epochs, means, color="tab:blue", label="trained on, mean of the epoch")
+    every = [(step + 1) / steps for step in thinned], [losses[step] for step in thinned]
+    lines = left.plot(*every, color="0.8", linewidth=0.8, label="trained on, every step")
+    lines += left.plot(epochs, means, color="tab:blue", marker=".", label="trained on, mean of the epoch")
     right = left if recipe.in_bits else left.twinx()
     lines += right.plot(epochs, curve.scores, color="tab:orange", marker=".", label="judged after the epoch")
     left.set(xlabel="epoch", ylabel=unit if recipe.in_bits else "loss", title=recipe.name)
@@ -54,7 +55,7 @@ def save_plot(path: Path, recipe: Recipe[object], curve: Curve, unit: str) -> No
     else:
         right.set_ylabel(unit)
     left.grid(visible=True, alpha=0.3)
-    left.legend(handles=lines)
+    figure.legend(handles=lines, loc="outside lower center", ncols=len(lines))
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=120)
     write_atomic(path, data.getvalue())

@@ -5,7 +5,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Final, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,10 @@ from rnnx_runtime.artifact import Codec, Sampling
 C = TypeVar("C")
 Batch = tuple[Tensor, ...]
 Carried = tuple[Tensor, ...]  # the state at the end of a batch; empty where a sequence begins
+
+# What more than this asks for fits no memory, or ends after years.
+_MOST: Final = {"epochs": 1_000_000, "batch_size": 65_536, "seq_len": 65_536}
+_HIGHEST_LR: Final = 1e6
 
 
 class SettingsError(RnnxError, ValueError):
@@ -40,14 +44,22 @@ class Score:
         """Better than another score of the same model, or equal to it."""
         return self.value <= other.value if self.lower_is_better else self.value >= other.value
 
+    @property
+    def figure(self) -> str:
+        """The number alone: `0.0032`, or `98.5 %` where it is a share."""
+        return f"{self.value:.4g}" if self.lower_is_better else f"{100 * self.value:.4g} %"
+
+    def __str__(self) -> str:
+        return f"{self.figure} {self.unit}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """How a model is trained.
 
     Attributes:
-        epochs: at least 1.
-        lr: the highest learning rate; the recipe's schedule makes it smaller.
+        epochs: from 1 to a million.
+        lr: the highest learning rate, at most a million; the recipe's schedule makes it smaller.
         batch_size: sequences trained on at a time; None where the data fix it.
         seq_len: steps that the gradient flows back; None where the data fix it.
     """
@@ -58,12 +70,12 @@ class Settings:
     seq_len: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "seq_len"):
+        for name, most in _MOST.items():
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SettingsError(f"{name} must be at least 1, got {value}")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise SettingsError(f"lr must be a positive number, got {self.lr}")
+            if value is not None and not 1 <= value <= most:
+                raise SettingsError(f"{name} must be from 1 to {most}, got {value}")
+        if not 0 < self.lr <= _HIGHEST_LR:
+            raise SettingsError(f"lr must be above 0 and at most {_HIGHEST_LR:g}, got {self.lr}")
 
     def changed(self, model: str, **given: float | None) -> "Settings":
         """These settings, with those given that are not None.

@@ -52,9 +52,18 @@ class Clock:
 
 def figures(recipe: Recipe[Any], here: Progress) -> str:
     """The loss, in bits too where it is a cross-entropy per character, and the last score."""
-    bits = f" ({here.loss / math.log(2):.3f} bits)" if recipe.in_bits else ""
-    score = "" if here.score is None else f", {here.score.value:.4g} {here.score.unit}"
-    return f"loss {here.loss:.4f}{bits}{score}"
+    score = "" if here.score is None else f", {here.score}"
+    return f"loss {here.loss:.4f}{_bits(recipe, here)}{score}"
+
+
+def short_figures(recipe: Recipe[Any], here: Progress) -> str:
+    """The same without the score's unit, at most 40 characters: beside a bar there is no room for more."""
+    score = "" if here.score is None else f"  judged {here.score.figure}"
+    return f"loss {here.loss:.3g}{_bits(recipe, here)}{score}"
+
+
+def _bits(recipe: Recipe[Any], here: Progress) -> str:
+    return f" ({here.loss / math.log(2):.3f} bits)" if recipe.in_bits else ""
 
 
 def spoken(seconds: float) -> str:

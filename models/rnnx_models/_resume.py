@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from rnnx_models._recipe import Recipe, Score, Settings
 from rnnx_models._training import Best, Curve, Training
-from rnnx_models.checkpoint import CheckpointError
-from rnnx_runtime.artifact import write_atomic
+from rnnx_models.checkpoint import CheckpointError, read_tensors, write_tensors
 
 _KEY: Final = "rnnx.training"
 
@@ -42,8 +39,13 @@ class Interrupted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     epoch: int
     step: int
     best: _Best | None
-    scheduler: dict[str, Any]
-    rates: list[float]
+    optimizer: str
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.seed < 2**32 and 0 <= self.epoch <= self.settings.epochs and self.step >= 0):
+            raise ValueError(f"epoch {self.epoch}, step {self.step} and seed {self.seed} are of no training")
+        if self.epoch != 0 if self.best is None else not 1 <= self.best.epoch <= self.epoch:
+            raise ValueError(f"the best epoch is not one of the {self.epoch} that are done")
 
     @property
     def settings(self) -> Settings:
@@ -51,8 +53,8 @@ class Interrupted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 def resume_path(checkpoint: str | os.PathLike[str]) -> Path:
-    """Where an interrupted training is kept: `char_lstm.resume.safetensors` beside `char_lstm.safetensors`."""
-    return Path(checkpoint).with_suffix(".resume.safetensors")
+    """Where an interrupted training is kept: `char_lstm.safetensors.resume` beside `char_lstm.safetensors`."""
+    return Path(f"{os.fspath(checkpoint)}.resume")
 
 
 def save_training(path: Path, training: Training) -> None:
@@ -71,8 +73,7 @@ def save_training(path: Path, training: Training) -> None:
         epoch=training.epoch,
         step=training.step,
         best=None if best is None else _Best(epoch=best.epoch, **dataclasses.asdict(best.score)),
-        scheduler=training.scheduler.state_dict(),
-        rates=[group["lr"] for group in training.optimizer.param_groups],
+        optimizer=training.made_by,
     )
     tensors = {
         **_named("module", training.module.state_dict()),
@@ -84,28 +85,19 @@ def save_training(path: Path, training: Training) -> None:
     }
     for number, values in training.optimizer.state_dict()["state"].items():
         tensors |= _named(f"optimizer.{number}", values)
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, safetensors.torch.save(plain, {_KEY: msgspec.json.encode(header).decode()}))
+    write_tensors(path, _KEY, header, tensors)
 
 
-def read_training(path: Path) -> tuple[Interrupted, dict[str, Tensor]]:
+def read_training(path: Path, model: str) -> tuple[Interrupted, dict[str, Tensor]]:
     """What `save_training` wrote.
 
     Raises:
-        CheckpointError: there is no such file, it is no interrupted training, or its values are not finite.
+        CheckpointError: there is no such file, it is no interrupted training, one of another model, or its values are not
+            finite.
     """
     if not path.exists():
         raise CheckpointError(f"no interrupted training at {path}; begin one without resuming")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = msgspec.json.decode((file.metadata() or {})[_KEY], type=Interrupted)
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
-    except (KeyError, msgspec.DecodeError, safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not an interrupted training: {error}") from None
-    for key, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise CheckpointError(f"{path}: {key} holds NaN or infinity; begin anew without resuming")
-    return header, tensors
+    return read_tensors(path, _KEY, Interrupted, "an interrupted training", model)
 
 
 def check_same(path: Path, header: Interrupted, recipe: Recipe[Any], **given: float | None) -> None:
@@ -115,19 +107,22 @@ def check_same(path: Path, header: Interrupted, recipe: Recipe[Any], **given: fl
         given: settings and seed that the caller asks for; None where it does not.
 
     Raises:
-        CheckpointError: the model, its config, its text or something given differs.
+        CheckpointError: the config, the text or something given differs.
     """
-    if header.model != recipe.name:
-        raise CheckpointError(f"{path} is a training of {header.model!r}, not of {recipe.name!r}; give the one that fits")
+    if header.text != recipe.fingerprint():
+        raise CheckpointError(
+            f"{path} learns from another text, of SHA-256 {header.text[:12]}…, not {recipe.fingerprint()[:12]}…; "
+            "give the text that it began with: --text FILE"
+        )
     wanted = {**dataclasses.asdict(recipe.config), **{name: value for name, value in given.items() if value is not None}}
     had = {**header.config, **msgspec.structs.asdict(header)}
     differing = [
         f"{name} {_short(had.get(name))}, not {_short(value)}" for name, value in wanted.items() if had.get(name) != value
     ]
-    if header.text != recipe.fingerprint():
-        differing.append(f"a text of SHA-256 {header.text[:12]}, not {recipe.fingerprint()[:12]}")
     if differing:
-        raise CheckpointError(f"{path} goes on as it began: with {'; '.join(differing)}; give the same, or begin anew")
+        raise CheckpointError(
+            f"{path} goes on as it began: with {'; '.join(differing)}; give the same, or delete that file to begin anew"
+        )
 
 
 def restore(path: Path, training: Training, header: Interrupted, tensors: Mapping[str, Tensor]) -> None:
@@ -138,24 +133,22 @@ def restore(path: Path, training: Training, header: Interrupted, tensors: Mappin
     """
     device = training.device
     try:
+        if header.optimizer != training.made_by:
+            raise ValueError(f"its optimiser was {header.optimizer}, and now is {training.made_by}")
+        training.go_to(header.epoch, header.step, Curve(tensors["losses"].tolist(), tensors["scores"].tolist()))
         training.module.load_state_dict(_under("module", tensors))
         optimizer = training.optimizer.state_dict()
         numbers = [number for group in optimizer["param_groups"] for number in group["params"]]
         states = {number: _under(f"optimizer.{number}", tensors) for number in numbers}
         optimizer["state"] = {number: state for number, state in states.items() if state}
-        for group, rate in zip(optimizer["param_groups"], header.rates, strict=True):
-            group["lr"] = rate
         training.optimizer.load_state_dict(optimizer)
-        training.scheduler.load_state_dict(header.scheduler)
-        training.go_to(header.epoch, header.step)
         carried = _under("carried", tensors)
         training.carried = tuple(carried[str(number)].to(device) for number in range(len(carried)))
-        training.curve = Curve(tensors["losses"].tolist(), tensors["scores"].tolist())
         if header.best is not None:
             values = msgspec.structs.asdict(header.best)
             training.best = Best(values.pop("epoch"), Score(**values), _under("best", tensors))
         _set_random_states(device, _under("random", tensors))
-    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path}: the training does not fit {header.model}: {reason}") from None
 

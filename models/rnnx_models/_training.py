@@ -13,10 +13,11 @@ from rnnx_models._recipe import Batch, Carried, Recipe, Score, Settings
 from rnnx_runtime import RnnxError
 
 _LONGEST_GRADIENT: Final = 1.0  # longer ones are shortened to this norm
+_FAR_ABOVE: Final = 10.0  # times the loss of the untrained module; what learns anything stays below it
 
 
 class TrainingError(RnnxError, ArithmeticError):
-    """The training diverged: a loss, a gradient or a score is not finite."""
+    """The training diverged: a loss, a gradient, a score or a weight is not finite, or an epoch left the loss far too high."""
 
 
 @dataclass(frozen=True)
@@ -75,23 +76,35 @@ class Training:
         torch.manual_seed(seed)
         self.module = recipe.build().to(device).train()
         self.optimizer = recipe.optimizer(self.module, settings.lr)
+        self.made_by = " ".join(str(self.optimizer).split())  # the optimiser and all its settings, in words
+        self._rates = [group["lr"] for group in self.optimizer.param_groups]
         self.epoch, self.step = 0, 0
         self.carried: Carried = ()
         self.best: Best | None = None
         self.curve = Curve()
         self._batches: Sequence[Batch] = ()
+        self._sum = 0.0  # of the losses of this epoch
         self.steps = len(self._make_batches())  # of every epoch
-        total = self.steps * settings.epochs
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: recipe.schedule(step / total))
 
     @property
     def finished(self) -> bool:
         return self.epoch == self.settings.epochs
 
-    def go_to(self, epoch: int, step: int) -> None:
-        """Take up the place in the data where so many epochs, and so many steps of the next one, are done."""
-        self.epoch, self.step = epoch, step
+    def go_to(self, epoch: int, step: int, curve: Curve) -> None:
+        """Take up the place in the data where so many epochs, and so many steps of the next one, are done.
+
+        Raises:
+            ValueError: there is no such place, or the curve is of another length.
+        """
+        if not (epoch + (step > 0) <= self.settings.epochs and step < self.steps):
+            raise ValueError(f"it has {self.settings.epochs} epochs of {self.steps} steps, and step {step} of {epoch} is none")
+        if (len(curve.losses), len(curve.scores)) != (epoch * self.steps + step, epoch):
+            raise ValueError(f"{len(curve.losses)} losses and {len(curve.scores)} scores are not those of {epoch} epochs")
+        self.epoch, self.step, self.curve = epoch, step, curve
         self._batches = self._make_batches() if step else ()
+        self._sum = 0.0
+        for loss in curve.losses[epoch * self.steps :]:  # one by one: `sum` rounds otherwise
+            self._sum += loss
 
     def advance(self) -> Progress:
         """One step; after the last of an epoch the module is judged.
@@ -100,11 +113,13 @@ class Training:
             TrainingError: it diverged; `best` is what it was.
         """
         if self.step == 0:
-            self._batches = self._make_batches()
-        self.curve.losses.append(self._learn(self._batches[self.step]))
+            self._batches, self._sum = self._make_batches(), 0.0
+        loss = self._learn(self._batches[self.step])
+        self.curve.losses.append(loss)
+        self._sum += loss
         self.step += 1
-        loss = math.fsum(self.curve.losses[-self.step :]) / self.step
-        here = Progress(self.epoch + 1, self.settings.epochs, self.step, self.steps, loss, self._last_score())
+        mean = self._sum / self.step
+        here = Progress(self.epoch + 1, self.settings.epochs, self.step, self.steps, mean, self._last_score())
         if self.step < self.steps:
             return here
         score = self._judge()
@@ -116,7 +131,10 @@ class Training:
         return self.recipe.batches(self.settings, torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch))
 
     def _learn(self, batch: Batch) -> float:
-        loss, carried = self.recipe.loss(self.module, tuple(tensor.to(self.device) for tensor in batch), self.carried)
+        done = (self.epoch * self.steps + self.step) / (self.settings.epochs * self.steps)
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * self.recipe.schedule(done)
+        loss, carried = self._loss(batch, self.carried)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), _LONGEST_GRADIENT).item()
@@ -126,18 +144,34 @@ class Training:
         if not math.isfinite(norm):
             raise self._diverged(f"the gradient's norm is {norm}")
         self.optimizer.step()
-        self.scheduler.step()
         self.carried = tuple(tensor.detach() for tensor in carried)
         return value
 
+    def _loss(self, batch: Batch, carried: Carried) -> tuple[Tensor, Carried]:
+        return self.recipe.loss(self.module, tuple(tensor.to(self.device) for tensor in batch), carried)
+
     def _judge(self) -> Score:
+        """The score after an epoch; the best weights are kept.
+
+        Weights that made the loss far worse than it was before the first step are not judged: a training that learns anything
+        never has an epoch end at ten times the loss of the untrained module, which guesses.
+
+        Raises:
+            TrainingError: that is so, or the score or a weight is not finite.
+        """
+        weights = {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
+        broken = next((name for name, tensor in weights.items() if not tensor.isfinite().all()), None)
+        if broken is not None:
+            raise self._diverged(f"the weight {broken} is not finite")
         self.module.eval()
         with torch.no_grad():
+            loss = self._loss(self._batches[-1], ())[0].item()
+            if not loss <= _FAR_ABOVE * self.curve.losses[0]:
+                raise self._diverged(f"the loss is {loss:.4g}, and was {self.curve.losses[0]:.4g} before the first step")
             score = self.recipe.score(self.module)
         self.module.train()
-        weights = {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
-        if not math.isfinite(score.value) or not all(tensor.isfinite().all() for tensor in weights.values()):
-            raise self._diverged(f"the score is {score.value} {score.unit}, or a weight is not finite")
+        if not math.isfinite(score.value):
+            raise self._diverged(f"the score is {score.value} {score.unit}")
         if self.best is None or score.as_good_as(self.best.score):
             self.best = Best(self.epoch + 1, score, weights)
         self.curve.scores.append(score.value)

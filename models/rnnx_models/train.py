@@ -21,10 +21,10 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor
 
-from rnnx_models._recipe import Recipe, Settings, SettingsError
+from rnnx_models._recipe import Recipe, Score, Settings, SettingsError
 from rnnx_models._resume import check_same, read_training, restore, resume_path, save_training
 from rnnx_models._training import Best, Curve, Progress, Training, TrainingError
-from rnnx_models.checkpoint import CheckpointHeader, save_checkpoint
+from rnnx_models.checkpoint import CheckpointError, CheckpointHeader, save_checkpoint
 from rnnx_runtime import RnnxError
 from rnnx_runtime.artifact import check_writable
 
@@ -39,9 +39,10 @@ class TrainingInterruptedError(RnnxError):
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training made: the best weights, what a checkpoint says of them, and what was measured on the way."""
+    """What a training made: the best weights, their score, what a checkpoint says of them, and what was measured on the way."""
 
     header: CheckpointHeader
+    score: Score
     weights: dict[str, Tensor]
     curve: Curve
 
@@ -58,6 +59,7 @@ def train(
     path: str | os.PathLike[str] | None = None,
     resume: bool = False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_stop: Callable[[], None] = lambda: None,
 ) -> Trained:
     """Train a new module, or go on with one whose training was interrupted.
 
@@ -72,11 +74,13 @@ def train(
             Both are written once a minute, so that a crash costs no more. None writes nothing.
         resume: go on with what was interrupted at `path`; what is given beside it must be as it was.
         on_progress: called after each step. A KeyboardInterrupt from it, or Ctrl-C, stops the training there.
+        on_stop: called at each Ctrl-C, by the signal's handler, while the step that it waits for is still going on.
 
     Raises:
         TrainingError: it diverged. The checkpoint holds the best weights from before.
         TrainingInterruptedError: it was stopped, and saved at `path`; without a path, KeyboardInterrupt.
-        SettingsError: the model cannot be trained this way.
+        SettingsError: the model cannot be trained this way, its sizes are too large for this machine, or an interrupted
+            training is at `path` and is not to be resumed.
         CheckpointError: there is nothing to resume, or something else.
         OSError: a file cannot be written.
     """
@@ -88,22 +92,33 @@ def train(
     if resume:
         if files is None:
             raise SettingsError("there is nothing to resume without a path; give that of the checkpoint")
-        interrupted = read_training(files.resume)
+        interrupted = read_training(files.resume, recipe.name)
         check_same(files.resume, interrupted[0], recipe, seed=seed, **given)
         seed, settings = interrupted[0].seed, interrupted[0].settings
+    elif files is not None and files.resume.exists():
+        raise SettingsError(
+            f"{files.resume} is an interrupted training; go on with it (train with --resume), or delete that file to begin anew"
+        )
     seed = 0 if seed is None else seed
     if not 0 <= seed < 2**32:
         raise SettingsError(f"the seed must be from 0 to 2**32 - 1, got {seed}")
     with torch.random.fork_rng(devices=[where.index or 0] if where.type == "cuda" else []):
-        training = Training(recipe, seed, settings, where)
+        damaged = None if files is None or interrupted is None else files.resume
+        with _fitting(recipe, damaged):
+            training = Training(recipe, seed, settings, where)
         if files is not None and interrupted is not None:
             restore(files.resume, training, *interrupted)
-        _run(training, files, on_progress)
-        assert training.best is not None
-        trained = Trained(_header(training, training.best), training.best.weights, training.curve)
-    if files is not None:
-        files.finish(training)
-    return trained
+        with _stop_requests(on_stop) as stop_where_asked:
+            if not training.finished:
+                with _fitting(recipe, damaged):
+                    _step(training, files, on_progress, stop_where_asked)
+            while not training.finished:
+                _step(training, files, on_progress, stop_where_asked)
+            if files is not None:
+                files.finish(training)
+    best = training.best
+    assert best is not None
+    return Trained(_header(training, best), best.score, best.weights, training.curve)
 
 
 @final
@@ -135,42 +150,61 @@ class _Files:
         self.resume.unlink(missing_ok=True)
 
 
-def _run(training: Training, files: _Files | None, on_progress: Callable[[Progress], None]) -> None:
-    with _stop_requests() as stop_where_asked:
-        while not training.finished:
-            try:
-                here = training.advance()
-            except TrainingError as error:
-                raise TrainingError(f"{error}; lower the learning rate. {_kept(training, files)}") from None
-            try:
-                on_progress(here)
-                stop_where_asked()
-            except KeyboardInterrupt:
-                if files is None:
-                    raise
-                files.save(training)
-                raise TrainingInterruptedError(
-                    f"stopped in epoch {here.epoch} of {here.epochs}, after step {here.step} of {here.steps}; saved as "
-                    f"{files.resume}, to be resumed"
-                ) from None
-            if files is not None:
-                files.save_now_and_then(training)
+def _step(
+    training: Training, files: _Files | None, on_progress: Callable[[Progress], None], stop_where_asked: Callable[[], None]
+) -> None:
+    """One step, and what is to be said and saved after it."""
+    try:
+        here = training.advance()
+    except TrainingError as error:
+        rate = f"lower the learning rate: give a smaller --lr than {training.settings.lr:g}"
+        raise TrainingError(f"{error}; {rate}. {_kept(training, files)}") from None
+    try:
+        on_progress(here)
+        stop_where_asked()
+    except KeyboardInterrupt:
+        if files is None:
+            raise
+        files.save(training)
+        raise TrainingInterruptedError(
+            f"stopped in epoch {here.epoch} of {here.epochs}, after step {here.step} of {here.steps}; saved as "
+            f"{files.resume}, to be resumed"
+        ) from None
+    if files is not None:
+        files.save_now_and_then(training)
 
 
 @contextmanager
-def _stop_requests() -> Iterator[Callable[[], None]]:
+def _fitting(recipe: Recipe[Any], damaged: Path | None) -> Iterator[None]:
+    """Turns what torch raises where sizes are too large, or a resumed training's tensors do not fit, into one line.
+
+    Raises:
+        SettingsError: the sizes; CheckpointError: `damaged`, the file that the training was resumed from.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, LookupError, OverflowError, MemoryError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if damaged is not None:
+            raise CheckpointError(f"{damaged}: the training does not fit {recipe.name}: {reason}") from error
+        if isinstance(error, RnnxError):
+            raise
+        raise SettingsError(f"{recipe.name} cannot be trained this way: {reason}; give smaller sizes") from error
+
+
+@contextmanager
+def _stop_requests(on_stop: Callable[[], None]) -> Iterator[Callable[[], None]]:
     """A function that raises KeyboardInterrupt once Ctrl-C was pressed.
 
     Between two steps a training can be saved; in the middle of one, where Python would raise, the weights may be half changed.
-    A second Ctrl-C does not wait.
+    A second Ctrl-C waits too, and does not break off the saving.
     """
     asked = False
 
     def remember(number: int, frame: FrameType | None) -> None:
         nonlocal asked
-        if asked:
-            signal.default_int_handler(number, frame)
         asked = True
+        on_stop()
 
     def stop_where_asked() -> None:
         if asked:
@@ -190,6 +224,8 @@ def _stop_requests() -> Iterator[Callable[[], None]]:
 def _kept(training: Training, files: _Files | None) -> str:
     """Save the best weights of a training that went wrong, and say where they are."""
     if training.best is None:
+        if files is not None:
+            files.resume.unlink(missing_ok=True)  # resumed, it would go wrong again
         return "Nothing was saved: it came before the end of the first epoch"
     if files is None:
         return "Nothing was saved: there is no path"
@@ -215,7 +251,7 @@ def _header(training: Training, best: Best) -> CheckpointHeader:
         model=recipe.name,
         config=dataclasses.asdict(recipe.config),
         seed=training.seed,
-        epochs=best.epoch,
+        best_epoch=best.epoch,
         score=best.score.value,
         unit=best.score.unit,
         reached=best.score.reached,

@@ -34,7 +34,7 @@ def test_export_trains_where_there_is_no_checkpoint_and_says_only_what_is_ours(e
     ]
     lines = result.stderr.splitlines()
     assert lines[0] == "no checkpoint at artifacts/emb_rnn.safetensors: training emb_rnn"
-    assert all(line.startswith(("emb_rnn: epoch", "artifacts/emb_rnn.safetensors: emb_rnn, 1 of")) for line in lines[1:])
+    assert all(line.startswith(("emb_rnn: epoch", "artifacts/emb_rnn.safetensors: emb_rnn, 100 % of")) for line in lines[1:])
     assert result.stdout.startswith("artifacts/model.onnx: emb_rnn, proven equal to eager PyTorch")
     assert "rnn.l1.h → rnn.l1.h.next  float32 [1, batch, 8], starts with zeros" in result.stdout
 

@@ -1,6 +1,9 @@
 """infer and generate: text, values, images, files."""
 
 import io
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,7 +16,8 @@ from torch import nn
 
 import rnnx
 from rnnx._cli import main
-from rnnx_runtime import load
+from rnnx._values import read_image
+from rnnx_runtime import Model, load
 from rnnx_runtime.artifact import CharCodec, Sampling
 
 
@@ -42,6 +46,13 @@ def artifacts(tmp_path_factory):
         codec=CharCodec(vocabulary="<>abcd"),
         sampling=Sampling(prompt="<", stop=(">",), max_new_tokens=7),
     )
+    for name, vocabulary, sampling in (
+        ("accents", "éaöü", None),
+        ("advised", "eh o", Sampling(prompt="h", temperature=0.0, max_new_tokens=11)),
+        ("stopping", "eh o", Sampling(prompt="h", stop=("o",))),
+    ):
+        codec = CharCodec(vocabulary=vocabulary)
+        rnnx.export(CharRnn(), torch.tensor([[1, 0, 2, 2, 3]]), folder / f"{name}.onnx", codec=codec, sampling=sampling)
     return folder
 
 
@@ -100,6 +111,71 @@ def test_an_image_is_described(run, artifacts, tmp_path):
     assert result.stdout == "".join(stream.generate("<", 7, temperature=0, stop=[">"])) + "\n"
 
 
+def test_an_image_of_16_bits_is_scaled_not_clipped(artifacts, tmp_path):
+    (condition,) = load(artifacts / "caption.onnx").manifest.conditions
+    Image.fromarray(np.full((16, 16), 0x8000, np.uint16)).save(tmp_path / "grey.png")
+    np.testing.assert_allclose(read_image(condition, tmp_path / "grey.png"), 0.5, atol=0.003)
+
+
+@pytest.mark.parametrize("limit", [15 * 16, 10])  # of pixels: Pillow warns, and refuses from twice that on
+def test_an_image_that_is_too_large_is_one_line(limit, run, tmp_path, monkeypatch):
+    Image.new("L", (16, 16)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    result = run("infer", "caption.onnx", "--image", str(tmp_path / "large.png"))
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: {tmp_path}/large.png has more than {limit} pixels; make the image smaller\n"
+
+
+def test_an_output_is_refused_before_the_model_runs(run, monkeypatch):
+    monkeypatch.setattr(Model, "infer", None)
+    for arguments in (["char.onnx", "--text", "h"], ["values.onnx", "--input", "-"]):
+        assert "y.json: " in run("infer", *arguments, "-o", "y.json", input=VALUES).stderr
+
+
+def test_a_text_makes_its_folders(run, tmp_path):
+    assert run("infer", "char.onnx", "--text", "h", "-o", str(tmp_path / "a" / "b" / "y.txt")).exit_code == 0
+    assert (tmp_path / "a" / "b" / "y.txt").exists()
+
+
+def test_csv_may_begin_with_a_byte_order_mark(run, tmp_path):
+    (tmp_path / "x.csv").write_text(VALUES, encoding="utf-8-sig")
+    expected = run("infer", "values.onnx", "--input", "-", input=VALUES).stdout
+    assert run("infer", "values.onnx", "--input", str(tmp_path / "x.csv")).stdout == expected != ""
+    assert run("infer", "values.onnx", "--input", "-", input="\ufeff" + VALUES).stdout == expected
+
+
+def test_an_array_of_one_axis_is_a_value_per_step(run, tmp_path):
+    np.save(tmp_path / "x.npy", np.array([1.0, 2.0]))
+    expected = run("infer", "two.onnx", "--input", "-", input="1\n2\n").stdout
+    assert run("infer", "two.onnx", "--input", str(tmp_path / "x.npy")).stdout == expected != ""
+
+
+def test_text_is_utf_8_on_any_terminal(artifacts):
+    code = "import sys; from rnnx._cli import main; main(sys.argv[1:])"
+    for command in (["generate", "accents.onnx", "--prompt", "é", "--length", "0"], ["infer", "accents.onnx", "--text", "éa"]):
+        result = subprocess.run(
+            [sys.executable, "-c", code, *command],
+            cwd=artifacts,
+            capture_output=True,
+            env=os.environ | {"PYTHONIOENCODING": "ascii"},
+            check=True,
+        )
+        assert set(result.stdout.decode()) <= set("éaöü\n")
+
+
+def test_an_artifact_says_how_it_is_sampled_unless_the_person_does(run):
+    said = run("generate", "advised.onnx").stdout
+    assert len(said) == len("h") + 11 + len("\n")  # the artifact's prompt and length
+    assert {run("generate", "advised.onnx").stdout for _ in range(5)} == {said}  # and temperature, 0
+    answer = said[1:-1]
+    shorter = run("generate", "advised.onnx", "--stop", answer[3:5]).stdout
+    assert shorter == "h" + answer[: answer.index(answer[3:5])] + "\n"
+    assert len(run("generate", "advised.onnx", "--length", "30", "--temperature", "1").stdout) == 32
+    stopped = run("generate", "stopping.onnx", "--length", "2000", "--seed", "1").stdout
+    assert "o" not in stopped
+    assert len(stopped) < 1000
+
+
 def test_characters_that_the_model_never_saw(run, artifacts):
     model = load(artifacts / "char.onnx")
     assert run("infer", "char.onnx", "--text", "hxe").exit_code == 1
@@ -129,13 +205,30 @@ def test_text_is_generated_and_a_seed_repeats_it(run):
         (["infer", "values.onnx", "--input", "-"], "1,two,3\n", "-, line 1: could not convert string to float: 'two'"),
         (["infer", "values.onnx", "--input", "-"], "1,2\n", "x: expected the shape (B, T, 3), got (1, 1, 2)"),
         (["infer", "values.onnx", "--input", "-"], "1,nan,2\n", "every value must be finite"),
-        (["infer", "char.onnx", "--input", "-"], "0.5\n", "tokens takes whole numbers"),
+        (["infer", "char.onnx", "--input", "-"], "0.5\n", "tokens takes whole numbers below 2**53, got 0.5"),
+        (["infer", "char.onnx", "--input", "-"], "1\n1e30\n", "tokens takes whole numbers below 2**53, got 1e+30"),
+        (["infer", "char.onnx", "--input", "-"], "nan\n", "tokens takes whole numbers below 2**53, got nan"),
+        (["infer", "char.onnx", "--input", "-"], "-inf\n", "tokens takes whole numbers below 2**53, got -inf"),
+        (["infer", "values.onnx", "--input", "-"], "\n", "- is empty; give a row of numbers for each step"),
+        (["infer", "caption.onnx", "--input", "seven.PNG"], "", "seven.PNG is an image, --input takes .csv and .npy; give"),
         (["infer", "char.onnx", "--input", "-"], "-1\n", "token -1 is outside the vocabulary, 0 to 3"),
-        (["infer", "values.onnx", "--input", "-", "-o", "y.json"], VALUES, "is written to .csv, .npz or .npy"),
+        (
+            ["infer", "values.onnx", "--input", "-", "-o", "y.json"],
+            VALUES,
+            "an answer of 1 array is written to .csv or .npz or .npy",
+        ),
+        (
+            ["infer", "two.onnx", "--input", "-", "-o", "y.npy"],
+            "1\n",
+            "an answer of 2 arrays is written to .csv or .npz; give",
+        ),
+        (["infer", "char.onnx", "--text", "h", "-o", "y.csv"], "", "y.csv: a text is written to .txt; give such a name"),
+        (["infer", "char.onnx", "--text", "h", "-o", "char.onnx/y.txt"], "", "is a file, not a folder"),
         (["infer", "char.onnx", "--image", "x.png"], "", "this artifact does not answer to an image"),
         (["infer", "caption.onnx", "--image", "none.png"], "", "no file at none.png; give an image"),
         (["infer", "caption.onnx", "--image", "char.onnx"], "", "char.onnx is not an image"),
-        (["infer", "caption.onnx", "--text", "abc"], "", "the initial state of this model is computed from image"),
+        (["infer", "caption.onnx", "--text", "abc"], "", "is computed from image; use rnnx infer --image FILE"),
+        (["generate", "caption.onnx"], "", "is computed from image; use rnnx infer --image FILE"),
         (["generate", "values.onnx"], "", "this artifact has no text codec"),
         (["generate", "char.onnx", "--temperature", "-1"], "", "temperature must be 0 or more, got -1.0"),
         (["generate", "char.onnx", "--prompt", "Q"], "", "character 'Q' at position 0 is not in the model's vocabulary"),

@@ -33,6 +33,18 @@ def make_char(make, prose):
 
 
 @pytest.fixture
+def make_small(make_char, prose):
+    """One that is trained in less than a second."""
+    return lambda name="char_lstm", text=prose[:8000], **sizes: make_char(name, text, **({"hidden": 16} | sizes))
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Of a checkpoint."""
+    return tmp_path / "model.safetensors"
+
+
+@pytest.fixture
 def stop_at():
     """An `on_progress` that presses Ctrl-C when an epoch's step is done."""
 

@@ -1,20 +1,21 @@
 """`rnnx train` and `python -m rnnx_models.train`, as a person types them."""
 
-import io
+import json
 import re
+import signal
 import subprocess
 import sys
 
 import pytest
+import safetensors.torch
 from click.testing import CliRunner
-from rich.console import Console
+from matplotlib.figure import Figure
 
-from rnnx import _progress
 from rnnx._cli import main
 from rnnx_models import _command, _report
-from rnnx_models._recipe import Score
+from rnnx_models._plot import check_plot, save_plot
 from rnnx_models.checkpoint import load_checkpoint
-from rnnx_models.train import Progress
+from rnnx_models.train import Curve
 from rnnx_runtime import load
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -75,8 +76,8 @@ def test_every_option_reaches_the_training(rnnx, folder):
     assert [bool(re.fullmatch(line, said)) for said in progress] == [True, True]
     assert re.fullmatch(r"c\.safetensors: char_lstm, \d\.\d+ bits per character, after 2 epochs", done)
     assert missed == (
-        "char_lstm did not reach its target; train longer with --epochs, or with another --seed, to get to at most 2.15 bits "
-        "per character, as English text allows"
+        "char_lstm did not reach its target; train longer with --epochs, or with another --seed or --lr, to get to at most "
+        "2.15 bits per character, as English text allows"
     )
     assert plot == "p.png: the loss curve"
     assert (folder / "p.png").read_bytes().startswith(PNG)
@@ -95,17 +96,32 @@ def test_other_losses_are_plotted_on_an_axis_of_their_own(name, rnnx, folder):
     assert (folder / "p.png").read_bytes().startswith(PNG)
 
 
+@pytest.mark.parametrize("name", ["char_rnn", "seq_rnn"])
+def test_a_plot_of_one_epoch_shows_every_line(name, make, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *arguments, **options: seen.append(figure))
+    recipe = make(name, vocabulary="ab") if name == "char_rnn" else make(name)
+    save_plot(tmp_path / "p.PNG", recipe, Curve([0.5, 0.25], [0.75]), "bits per character")
+    (figure,) = seen
+    lines = [line for axes in figure.axes for line in axes.lines]
+    assert [line.get_marker() for line in lines] == ["None", ".", "."]
+    (legend,) = figure.legends  # of the figure: above and beside all lines
+    assert [text.get_text() for text in legend.get_texts()] == [line.get_label() for line in lines]
+    assert lines[0].get_label() == "trained on, every step"
+    check_plot(tmp_path / "p.PNG")
+
+
 BAD = [
     (["--model", "emb_rn"], "no model is called 'emb_rn'; did you mean 'emb_rnn'?"),
-    (["--model", "emb_rnn", "--text", "prose.txt"], "emb_rnn has no --text; it has --epochs, --lr, --hidden, --layers"),
-    (["--model", "rnn_cell", "--hidden", "8"], "rnn_cell has no --hidden; it has --epochs, --lr"),
+    (["--model", "emb_rnn", "--text", "prose.txt"], "emb_rnn has no --text, its data are its own; leave it out"),
+    (["--model", "rnn_cell", "--hidden", "8"], "rnn_cell has no --hidden; leave it out"),
     (
         ["--model", "sin_lstm", "--layers", "2"],
-        "sin_lstm has no --layers; it has --epochs, --lr, --batch-size, --seq-len, --hidden",
+        "sin_lstm has no --layers; leave it out",
     ),
     (
         ["--model", "caption_rnn", "--seq-len", "2"],
-        "caption_rnn has no --seq-len; it has --epochs, --lr, --batch-size, --hidden",
+        "caption_rnn has no seq_len, its data fix it; it has batch_size, epochs, lr",
     ),
     (["--model", "char_gru", "--text", "none.txt"], "none.txt: No such file or directory"),
     (["--model", "char_gru", "--text", "."], ".: Is a directory"),
@@ -118,15 +134,19 @@ BAD = [
         ["--model", "char_gru", "--text", "short.txt", "--batch-size", "2", "--seq-len", "8"],
         "it has 9 characters, and 19 are needed for one window",
     ),
-    (["--model", "char_gru", "--layers", "0"], "layers must be at least 1, got 0"),
-    (["--model", "emb_rnn", "--epochs", "0"], "epochs must be at least 1, got 0"),
-    (["--model", "emb_rnn", "--lr", "nan"], "lr must be a positive number, got nan"),
+    (["--model", "char_gru", "--layers", "0"], "layers must be from 1 to 32, got 0"),
+    (["--model", "char_gru", "--hidden", "1" + "0" * 22], "hidden must be from 1 to 8192, got 10000"),
+    (["--model", "emb_rnn", "--epochs", "0"], "epochs must be from 1 to 1000000, got 0"),
+    (["--model", "emb_rnn", "--lr", "nan"], "lr must be above 0 and at most 1e+06, got nan"),
     (["--model", "emb_rnn", "--seed", "-1"], "the seed must be from 0 to 2**32 - 1, got -1"),
     (["--model", "emb_rnn", "--device", "quux"], "torch cannot compute on the device 'quux' here"),
-    (["--model", "emb_rnn", "--resume"], "no interrupted training at artifacts/emb_rnn.resume.safetensors"),
+    (["--model", "emb_rnn", "--resume"], "no interrupted training at artifacts/emb_rnn.safetensors.resume"),
     (["--model", "emb_rnn", "--plot", "p.jpg"], "a plot is a PNG: its name must end in .png, got 'p.jpg'"),
     (["--model", "emb_rnn", "--plot", "empty.txt/p.png"], "is a file, not a folder; write somewhere else"),
     (["--model", "emb_rnn", "-o", "empty.txt/c.safetensors"], "is a file, not a folder; write somewhere else"),
+    (["--model", "char_gru", "--text", "prose.txt", "-o", "prose.txt"], "--text and --output are the same file, "),
+    (["--model", "emb_rnn", "--plot", "c.png", "-o", "none/../c.png"], "--plot and --output are the same file, "),
+    (["--model", "char_gru", "--text", "c.resume", "-o", "c"], "--text and the interrupted training are the same file, "),
 ]
 
 
@@ -140,6 +160,12 @@ def test_bad_input_is_one_line(arguments, error, rnnx, module, folder):
     assert line.startswith("Error: ")
     assert error in line
     assert sorted(folder.iterdir()) == before
+
+
+def test_without_a_model_the_command_asks_for_one(rnnx):
+    result = rnnx("--epochs", "1")
+    assert result.exit_code == 2
+    assert "Error: Missing option '--model'." in result.stderr
 
 
 def test_without_matplotlib_the_command_says_what_to_install_before_it_trains(rnnx, folder, monkeypatch):
@@ -170,12 +196,12 @@ def test_ctrl_c_says_how_to_go_on_and_that_works(rnnx, folder, press_ctrl_c):
     assert stopped.exit_code == 130
     command = r"""rnnx train --model char_lstm --text prose.txt --plot 'it'"'"'s.png' --resume"""
     assert stopped.stderr == (
-        "stopped in epoch 2 of 3, after step 20 of 56; saved as artifacts/char_lstm.resume.safetensors, to be resumed; "
+        "stopped in epoch 2 of 3, after step 20 of 56; saved as artifacts/char_lstm.safetensors.resume, to be resumed; "
         f"go on with: {command}\n"
     )
     assert sorted(path.name for path in (folder / "artifacts").iterdir()) == [
-        "char_lstm.resume.safetensors",
         "char_lstm.safetensors",
+        "char_lstm.safetensors.resume",
     ]
     assert rnnx("--model", "char_lstm", "--text", "prose.txt", "--plot", "it's.png", "--resume").exit_code == 0
     assert rnnx(*arguments, *whole).exit_code == 0
@@ -192,8 +218,11 @@ def test_the_module_says_how_it_is_called_itself(module, press_ctrl_c):
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["--model", "char_gru", "-o", "artifacts/char_lstm.safetensors"], "is a training of 'char_lstm', not of 'char_gru'"),
-        (["--model", "char_lstm"], "a text of SHA-256"),
+        (
+            ["--model", "char_gru", "-o", "artifacts/char_lstm.safetensors"],
+            "is an interrupted training of 'char_lstm', not of 'char_gru'",
+        ),
+        (["--model", "char_lstm"], "give the text that it began with: --text FILE"),
         (["--model", "char_lstm", "--text", "prose.txt", "--lr", "0.5"], "with lr 0."),
         (["--model", "char_lstm", "--text", "prose.txt", "--hidden", "8"], "with hidden 16, not 8"),
     ],
@@ -203,6 +232,50 @@ def test_only_the_same_training_is_resumed(arguments, error, rnnx, press_ctrl_c)
     result = rnnx(*arguments, "--resume")
     assert result.exit_code == 1
     assert error in result.stderr
+
+
+def test_ctrl_c_says_at_once_that_it_was_heard(rnnx, monkeypatch, capfd):
+    monkeypatch.setattr(_report.PlainProgress, "__call__", lambda self, here: signal.raise_signal(signal.SIGINT))
+    assert rnnx(*CHAR).exit_code == 130
+    assert capfd.readouterr().err == "\nstopping after this step, to save the training\n"
+
+
+def test_the_module_ends_without_a_traceback_before_it_trains(module, monkeypatch):
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_command, "read_text", interrupted)
+    assert module(*CHAR) == (130, "stopped before the training began; nothing was saved\n")
+
+
+@pytest.mark.parametrize(
+    ("config", "error"),
+    [
+        ({"hiden": 3}, "the config does not fit char_lstm: "),
+        ({"hidden": "3"}, "the config does not fit char_lstm: Expected `int`, got `str`"),
+        ({"hidden": 17}, "the training does not fit char_lstm: "),
+        ({"hidden": -1}, "the training does not fit char_lstm: "),
+        ({"hidden": 10**12}, "the training does not fit char_lstm: "),
+        ({"vocabulary": "ab"}, "the training does not fit char_lstm: the text does not fit the model: "),
+    ],
+    ids=str,
+)
+def test_a_damaged_config_is_one_line_that_names_the_file(config, error, rnnx, folder, press_ctrl_c):
+    assert rnnx(*CHAR).exit_code == 130
+    path = folder / "artifacts/char_lstm.safetensors.resume"
+    with safetensors.safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["rnnx.training"])
+    header["config"] |= config
+    path.write_bytes(safetensors.torch.save(safetensors.torch.load_file(path), {"rnnx.training": json.dumps(header)}))
+    result = rnnx("--model", "char_lstm", "--text", "prose.txt", "--resume")
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"Error: artifacts/char_lstm.safetensors.resume: {error}")
+
+
+def test_a_share_is_said_in_percent_and_one_epoch_is_one(rnnx):
+    result = rnnx("--model", "emb_rnn", "--epochs", "1")
+    assert re.search(r"emb_rnn, \d+ % of the answer right, after 1 epoch\n", result.stderr)
 
 
 def test_the_module_runs_by_its_name(folder):
@@ -217,55 +290,6 @@ def test_the_trained_checkpoint_is_what_export_takes(rnnx, folder):
     assert rnnx("--model", "rnn").exit_code == 0
     assert CliRunner().invoke(main, ["export", "--model", "rnn"]).exit_code == 0
     assert load("artifacts/model.onnx").infer("hello") == "ohlol"
-
-
-def at(epoch, step, score=None):
-    return Progress(epoch, 40, step, 10, 0.693147, score)
-
-
-def test_plain_lines_are_few_in_a_short_training_and_tell_the_time_left(make, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(_report.time, "monotonic", lambda: now[0])
-    said = []
-    say = _report.PlainProgress(make("char_rnn", vocabulary="ab"), said.append)
-    for epoch in range(1, 41):
-        for step in range(1, 11):
-            now[0] += 0.5
-            say(at(epoch, step, Score(2.5, "bits per character", False, True) if epoch > 1 else None))
-    assert len(said) == 10
-    assert said[0] == "char_rnn: epoch 4/40, loss 0.6931 (1.000 bits), 2.5 bits per character, 3 min left"
-    assert said[-1] == "char_rnn: epoch 40/40, loss 0.6931 (1.000 bits), 2.5 bits per character"
-
-
-def test_plain_lines_come_every_twenty_seconds_in_a_long_training(make, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(_report.time, "monotonic", lambda: now[0])
-    said = []
-    say = _report.PlainProgress(make("char_rnn", vocabulary="ab"), said.append)
-    for step in range(1, 11):
-        now[0] += 15
-        say(at(1, step))
-    assert said[0] == "char_rnn: epoch 1/40, step 2/10, loss 0.6931 (1.000 bits), 1 h 40 min left"
-    assert len(said) == 5
-
-
-def test_a_terminal_shows_a_bar(make, monkeypatch):
-    screen = io.StringIO()
-    monkeypatch.setattr(_progress, "Console", lambda stderr: Console(file=screen, force_terminal=True, width=140))
-    with _progress.training_progress(make("char_rnn", vocabulary="ab")) as on_progress:
-        on_progress(at(1, 5))
-        on_progress(at(20, 10, Score(2.5, "bits per character", False, True)))
-    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
-    assert "char_rnn: epoch 20/40" in shown
-    assert "loss 0.6931 (1.000 bits), 2.5 bits per character" in shown
-    assert "left" in shown
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(0.2, "0 s"), (99, "99 s"), (170, "3 min"), (5940, "99 min"), (7500, "2 h 5 min")]
-)
-def test_times_are_spoken(seconds, words):
-    assert _report.spoken(seconds) == words
 
 
 def test_the_command_imports_no_torch_before_it_trains():
