@@ -10,13 +10,13 @@ from typing import Any, Final
 import click
 
 from rnnx import __version__, missing_package
+from rnnx._cli_export import export
 from rnnx._cli_run import generate, infer
-from rnnx._cli_train import Options, checkpoint_path, train, train_with
+from rnnx._cli_train import train
 from rnnx._describe import Description
 from rnnx_runtime import RnnxError
 from rnnx_runtime.artifact import open_artifact
 
-_ARTIFACTS: Final = Path("artifacts")
 _EXPORT_PACKAGES: Final = ("numpy", "onnx", "onnx_ir", "onnxscript", "safetensors", "torch")
 
 
@@ -63,46 +63,7 @@ def models() -> None:
 main.add_command(train)
 
 
-@main.command()
-@click.option("--model", "name", required=True, metavar="NAME", help="One of `rnnx models`.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Default: artifacts/NAME.safetensors, made where missing.")
-@click.option(
-    "-o",
-    "--output",
-    default=_ARTIFACTS / "model.onnx",
-    show_default=True,
-    type=click.Path(path_type=Path),
-    help="The artifact.",
-)
-def export(name: str, checkpoint: Path | None, output: Path) -> None:
-    """Export a trained model to a sealed ONNX artifact, and to TorchScript beside it.
-
-    The artifact is compared with the eager module before anything is written.
-    """
-    from rnnx._export import check_target
-    from rnnx_models import get_recipe
-
-    get_recipe(name)  # a misspelt name is told before anything is trained
-    path = checkpoint or checkpoint_path(name)
-    check_target(output)  # before anything is trained
-    if checkpoint is None and not path.exists():
-        click.echo(f"no checkpoint at {path}: training {name}", err=True)
-        train_with(Options(model=name))
-
-    from rnnx import export as export_module
-    from rnnx_models.checkpoint import load_checkpoint
-
-    recipe, module = load_checkpoint(path, name)
-    done = export_module(module, recipe.example(), output, codec=recipe.codec(), sampling=recipe.sampling(), name=name)
-    click.echo(f"{done.path}: {name}, proven equal to eager PyTorch in {done.parity.summary().cases} comparisons")
-    for line in Description(done.manifest, done.operators, done.size, done.digest).lines():
-        click.echo(line)
-    if done.torchscript is None:
-        click.echo(f"no TorchScript: {done.torchscript_refused}", err=True)
-    else:
-        click.echo(f"  also       {done.torchscript}, {done.parity_path}")
-
-
+main.add_command(export)
 main.add_command(infer)
 main.add_command(generate)
 

@@ -1,7 +1,7 @@
 """What the manifest says, for people and for machines."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -29,12 +29,17 @@ class Description:
             "conditions": [f"{spec.name}  {spec.dtype} {_shape(spec.shape)}" for spec in manifest.conditions],
             "outputs": [f"{spec.name}  {spec.dtype} {_shape(spec.shape)}, {spec.role}" for spec in manifest.outputs],
             "states": [
-                f"{spec.name} → {spec.output}  {spec.dtype} {_shape(spec.shape)}, starts with " + _start(spec.init)
+                f"{spec.name} → {spec.output}  {spec.dtype} {_shape(spec.shape)}, starts with {_start(spec.init)}"
+                + (f" ({spec.found})" if spec.found else "")
                 for spec in manifest.states
             ],
-            "steps": ["streamable" if manifest.streamable else f"not streamable: {manifest.not_streamable_because}"],
+            "steps": [_steps(manifest)],
+            "lowering": [manifest.lowering + (f": {manifest.lowering_because}" if manifest.lowering_because else "")],
             "codec": [_codec(manifest.codec)],
-            "graph": [", ".join(f"{count} {name}" if count > 1 else name for name, count in self._operators.items())],
+            "graph": [
+                f"{sum(self._operators.values())} nodes: "
+                + ", ".join(f"{count} {name}" if count > 1 else name for name, count in self._operators.items())
+            ],
             "parity": [_parity(manifest)],
             "made by": [", ".join(f"{name} {version}" for name, version in manifest.provenance.versions.items())],
             "weights": [f"{manifest.provenance.module}, sha256 {manifest.provenance.weights_sha256}"],
@@ -42,9 +47,10 @@ class Description:
         }
         return [f"  {label if i == 0 else '':<11}{text}" for label, texts in groups.items() for i, text in enumerate(texts)]
 
-    def to_json(self) -> str:
+    def to_json(self, beside: Mapping[str, object] | None = None) -> str:
         """The manifest as it stands in the file, and what was found beside it."""
         found = {
+            **(beside or {}),
             "sha256": self._digest,
             "bytes": self._size,
             "operators": dict(self._operators),
@@ -56,6 +62,14 @@ class Description:
 def amount(value: float) -> str:
     """A score, short: `1`, `0.25`, `0.00312`."""
     return f"{value:.3g}"
+
+
+def _steps(manifest: Manifest) -> str:
+    if not manifest.streamable:
+        return f"whole sequences only: {manifest.not_streamable_because}"
+    if manifest.chunks_matter_because is not None:
+        return f"streamable; where its calls begin matters: {manifest.chunks_matter_because}"
+    return "streamable: steps, chunks and the whole sequence give the same"
 
 
 def _start(init: Zeros | Constant | Computed) -> str:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from rnnx import _torchscript
 from rnnx._axes import has_time
+from rnnx._describe import Description
 from rnnx._errors import ExportError, ParityError
 from rnnx._lift import Lift, LiftedInput, StateSlot
-from rnnx._lower import lower, lower_initial
+from rnnx._lower import OPSETS, lower, lower_initial
 from rnnx._parity import ParityReport, prove, prove_torchscript
 from rnnx._quiet import quiet
 from rnnx._readings import lift as find_lift
@@ -42,6 +43,7 @@ from rnnx_runtime.artifact import (
     StateSpec,
     Zeros,
     check_writable,
+    open_artifact,
     seal,
     write_atomic,
 )
@@ -58,6 +60,7 @@ class Exported:
         torchscript: the TorchScript file; None where torch refused, or made another module of it: `torchscript_refused`.
         size: bytes of the artifact.
         operators: nodes of the graph, in order.
+        replaced: the name of another model whose artifact stood at `path` before; None where none did.
     """
 
     path: Path
@@ -69,6 +72,30 @@ class Exported:
     digest: str
     size: int
     operators: tuple[str, ...]
+    replaced: str | None
+
+    def __str__(self) -> str:
+        """What was found and made, line by line."""
+        title = (
+            f"{self.path}: {self.manifest.name}, proven equal to eager PyTorch in {self.parity.summary().cases} comparisons"
+        )
+        lines = Description(self.manifest, self.operators, self.size, self.digest).lines()
+        beside = [str(self.parity_path)] if self.torchscript is None else [str(self.torchscript), str(self.parity_path)]
+        return "\n".join([title, *lines, f"  {'also':<11}{', '.join(beside)}"])
+
+    def to_json(self) -> str:
+        """The same for machines, with the manifest as it stands in the file."""
+        beside = {
+            "path": str(self.path),
+            "replaced": self.replaced,
+            "torchscript": None if self.torchscript is None else str(self.torchscript),
+            "torchscript_refused": self.torchscript_refused,
+            "parity": [
+                {"check": check, "cases": cases, "failed": failed, "outputs": outputs, "states": states}
+                for check, cases, failed, outputs, states in self.parity.rows()
+            ],
+        }
+        return Description(self.manifest, self.operators, self.size, self.digest).to_json(beside)
 
 
 def export(
@@ -81,6 +108,7 @@ def export(
     name: str | None = None,
     states: Mapping[str, str] | None = None,
     axes: Mapping[str, str] | None = None,
+    opset: int = 18,
 ) -> Exported:
     """Export a recurrent module, unmodified, to a sealed ONNX artifact, and to TorchScript beside it.
 
@@ -101,6 +129,8 @@ def export(
             found; outputs are called "output", or after their position, key or field, "output.1", "output.hidden".
         axes: which axis is batch and which time, a letter each, where that cannot be found: `{"x": "TBF"}`.
 
+        opset: of ONNX, 18 to 23; 18 is what ONNX Runtime since 1.20, its web build and OpenVINO read.
+
     Raises:
         LiftError: the module's state or axes cannot be made explicit.
         ParityError: the exported model differs from the module; nothing was written.
@@ -108,14 +138,18 @@ def export(
         OSError: a file cannot be written; what was there is untouched.
     """
     target = check_target(path)
+    if opset not in OPSETS:
+        raise ExportError(f"opset must be from {OPSETS[0]} to {OPSETS[-1]}, got {opset}")
+    title = name or type(module).__name__
+    replaced = _other_model(target, title)
     with quiet():
         lift = find_lift(module, example, states, axes)
         if codec is not None:
             _check_codec(lift, codec)
-        model = lower(lift)
-        initial = lower_initial(lift) if lift.conditions else None
+        model = lower(lift, opset)
+        initial = lower_initial(lift, opset) if lift.conditions else None
         script, refused = _try_torchscript(lift)
-        manifest = _manifest(lift, module, codec, sampling, name or type(module).__name__)
+        manifest = _manifest(lift, module, codec, sampling, title)
         report = prove(lift, _load(_sealed(model, initial, manifest)))
         if not report.passed:
             raise ParityError(f"the exported model differs from {lift.name}; nothing was written\n{report.table()}")
@@ -145,6 +179,7 @@ def export(
         digest=proven.digest,
         size=len(data),
         operators=tuple(node.op_type for node in model.graph.node),
+        replaced=replaced,
     )
 
 
@@ -166,6 +201,17 @@ def check_target(path: str | os.PathLike[str]) -> Path:
             f"{script} would be replaced by TorchScript, but it is not an export of rnnx; move it, or choose another name"
         )
     return target
+
+
+def _other_model(target: Path, title: str) -> str | None:
+    """The name of the model whose artifact is there, where it is another one."""
+    if not target.exists():
+        return None
+    try:
+        name = open_artifact(target).manifest.name
+    except ArtifactError:
+        return "something that is no artifact"
+    return None if name == title else name
 
 
 def _beside(target: Path) -> tuple[Path, Path]:
@@ -220,8 +266,9 @@ def _manifest(lift: Lift, module: nn.Module, codec: Codec | None, sampling: Samp
             shape=slot.shape,
             batch_axis=slot.batch_axis,
             init=_init(slot),
+            found=lift.sited.origins[place],
         )
-        for slot in lift.states
+        for place, slot in enumerate(lift.states)
     )
     return Manifest(
         format_version=FORMAT_VERSION,
@@ -234,6 +281,7 @@ def _manifest(lift: Lift, module: nn.Module, codec: Codec | None, sampling: Samp
         not_streamable_because=lift.not_streamable_because,
         chunks_matter_because=lift.chunks_matter_because,
         lowering=lift.lowering,
+        lowering_because=lift.lowering_because,
         precision=_precision(lift),
         codec=codec,
         sampling=sampling,

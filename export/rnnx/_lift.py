@@ -94,6 +94,7 @@ class Lift:
 
     Attributes:
         sited: the eager module.
+        lowering_because: why.
         lowering: whether every recurrence is a layer that ONNX has an operator for, or the steps must be scanned.
         inputs: what a step takes.
         conditions: what only the initial state is computed from.
@@ -130,6 +131,7 @@ class Lift:
         looped = sited.looped or self._operations(2) != self._operations(3)
         looped |= any(has_no_operator(layer) for layer in sited.eager.layers().values())
         self.lowering: Literal["recurrent", "scan"] = "scan" if looped else "recurrent"
+        self.lowering_because = self._explain()
         self.not_streamable_because: str | None = None
         self.chunks_matter_because: str | None = None
         reason = whole or self._find_lookahead()
@@ -312,6 +314,15 @@ class Lift:
                 return True
         return False
 
+    def _explain(self) -> str:
+        """Why the recurrence is lowered as it is."""
+        written_out = [path for path, layer in self.sited.eager.layers().items() if has_no_operator(layer)]
+        if self.lowering == "recurrent":
+            return "every recurrence is a layer that ONNX has an operator for"
+        if written_out:
+            return f"ONNX Runtime has no operator for {', '.join(path or 'the module' for path in written_out)}: float64 or a projection"
+        return "a loop over time calls it step by step"
+
     def loose_ends(self) -> list[tuple[str, str]]:
         """Inputs without steps, and outputs of their shape that they decide: the caller may carry them from call to call."""
         return [
@@ -360,9 +371,9 @@ class Lift:
 
 def _wanted(sited: SitedModule, axes: Mapping[str, str]) -> dict[str, Axes]:
     for name in axes:
-        if name not in sited.inputs:
+        if name not in sited.example.tensors:
             raise LiftError(f"axes: {sited.eager.name} has no input {name!r}; it has {', '.join(sited.inputs)}")
-    return {name: axes_of(name, sited.inputs[name], letters) for name, letters in axes.items()}
+    return {name: axes_of(name, sited.inputs[name], letters) for name, letters in axes.items() if name in sited.inputs}
 
 
 def _initial(name: str, start: Tensor, batch_axis: int) -> Tensor | None:

@@ -181,9 +181,11 @@ class LoopSite(Site):
     """
 
     looped = True
+    what = "loop variable"
 
     def __init__(self, carried: Sequence[_Carried], names: Sequence[str], clock: tuple[int, int]) -> None:
         self._carried, self.names, self._clock = tuple(carried), tuple(names), clock
+        self.places = self.names
 
     @contextmanager
     def attach(self, module: nn.Module, states: Sequence[Tensor] | None) -> Iterator[Passage]:

@@ -8,7 +8,7 @@ import re
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import onnx
 import onnx_ir as ir
@@ -26,7 +26,7 @@ from rnnx._scan import scan_over_time
 from rnnx._tidy import tidy
 from rnnx_runtime.artifact import BATCH, TIME, Dimension
 
-OPSET = 18
+OPSETS: Final = range(18, 24)
 
 
 class _BatchError(ExportError):
@@ -41,23 +41,23 @@ class _BatchError(ExportError):
         self.sizes = frozenset(sizes)
 
 
-def lower(lift: Lift) -> onnx.ModelProto:
+def lower(lift: Lift, opset: int) -> onnx.ModelProto:
     """The ONNX graph of a lifted module: `(*inputs, *states) -> (*outputs, *next states)`, with dynamic batch and time.
 
     Raises:
         ExportError: torch cannot trace the module.
     """
     try:
-        return _lowered(lift, 2, any_batch=True)
+        return _lowered(lift, opset, 2, any_batch=True)
     except _BatchError as error:
         # Traced for several batch sizes, those at the borders among them: where all graphs are one, no batch size is in it.
-        first, *others = (_lowered(lift, batch, any_batch=False) for batch in sorted({2, 3, *error.sizes} - {0, 1}))
+        first, *others = (_lowered(lift, opset, batch, any_batch=False) for batch in sorted({2, 3, *error.sizes} - {0, 1}))
         if any(other != first for other in others):
             raise ExportError(str(error)) from None
         return first
 
 
-def _lowered(lift: Lift, batch: int, *, any_batch: bool) -> onnx.ModelProto:
+def _lowered(lift: Lift, opset: int, batch: int, *, any_batch: bool) -> onnx.ModelProto:
     scanned = lift.lowering == "scan"
     sampled = lift.sample(batch, 1 if scanned else 3, torch.Generator().manual_seed(0))
     inputs = {spec.name: sampled[spec.name] for spec in lift.inputs}
@@ -70,6 +70,7 @@ def _lowered(lift: Lift, batch: int, *, any_batch: bool) -> onnx.ModelProto:
     axes += [{slot.batch_axis: BATCH} if any_batch else {} for slot in lift.states]
     model = _trace(
         lift,
+        opset,
         OperatorModule(lift),
         (*inputs.values(), *states.values()),
         axes,
@@ -83,7 +84,7 @@ def _lowered(lift: Lift, batch: int, *, any_batch: bool) -> onnx.ModelProto:
     return _declare(graph, declared)
 
 
-def lower_initial(lift: Lift) -> onnx.ModelProto:
+def lower_initial(lift: Lift, opset: int) -> onnx.ModelProto:
     """The second graph of an artifact with conditions: `(*conditions) -> (*computed initial states)`.
 
     Raises:
@@ -93,13 +94,14 @@ def lower_initial(lift: Lift) -> onnx.ModelProto:
     names = [spec.name for spec in lift.conditions]
     axes = [{spec.axes.batch: BATCH} for spec in lift.conditions]
     computed = [slot.name for slot in lift.states if slot.computed]
-    model = _trace(lift, InitialModule(lift), tuple(sampled[name] for name in names), axes, names, computed)
+    model = _trace(lift, opset, InitialModule(lift), tuple(sampled[name] for name in names), axes, names, computed)
     declared = {spec.name: spec.shape for spec in lift.conditions} | {slot.name: slot.shape for slot in lift.states}
     return _declare(tidy(model), declared)
 
 
 def _trace(
     lift: Lift,
+    opset: int,
     module: nn.Module,
     example: tuple[Tensor, ...],
     axes: Sequence[Mapping[int, str]],
@@ -125,7 +127,7 @@ def _trace(
                 dynamo=True,
                 input_names=inputs,
                 output_names=outputs,
-                opset_version=OPSET,
+                opset_version=opset,
                 custom_translation_table=TRANSLATIONS,
                 verbose=False,
             )

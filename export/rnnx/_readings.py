@@ -55,12 +55,13 @@ def lift(
         return lifted if lifted.not_streamable_because is None else None
 
     if states is not None:
+        _Border(module, example).check(states)
         pairs = tuple(states.items())
         for loops in (False, True):
             lifted = holds(Reading(pairs, loops))
             if lifted is not None:
                 return lifted
-        stepped = _step_by_step(module, example, [pairs], axes, reasons) if pairs else None
+        stepped = _step_by_step(module, example, [pairs], reasons) if pairs else None
         return stepped or _first(found, reasons)
 
     plain = holds(Reading())
@@ -88,7 +89,7 @@ def lift(
         return _as_called(paired[0], module, example, axes)
     alone: list[Pairs] = [()]
     for group in ([*guesses, alone] if outer.keeps else guesses) if outer.takes_a_step else []:
-        stepped = _step_by_step(module, example, group, axes, reasons)
+        stepped = _step_by_step(module, example, group, reasons)
         if stepped is not None:
             return stepped
     if plain is not None:
@@ -109,15 +110,13 @@ def _first(found: list[Lift], reasons: list[LiftError]) -> Lift:
     raise _most_telling(reasons)
 
 
-def _step_by_step(
-    module: nn.Module, example: object, guesses: Sequence[Pairs], axes: Mapping[str, str] | None, reasons: list[LiftError]
-) -> Lift | None:
+def _step_by_step(module: nn.Module, example: object, guesses: Sequence[Pairs], reasons: list[LiftError]) -> Lift | None:
     """The module as one that takes one step, where a guess is the only one that fits it."""
     fitting: list[Lift] = []
     for pairs in guesses:
         try:
             over_time = OverTime(module, example, dict(pairs))
-            fitting.append(Lift(over_time, over_time.example, Reading(), axes))
+            fitting.append(Lift(over_time, over_time.example, Reading()))
         except LiftError as error:
             reasons.append(error)
     if len(fitting) > 1:
@@ -176,6 +175,13 @@ class _Border:
         self.keeps = bool(eager.kept)
         self._arguments = arguments.tensors
         self._outputs = run.outputs
+
+    def check(self, states: Mapping[str, str]) -> None:
+        """Refuse names that nothing has."""
+        for what, names, known in (("argument", states, self._arguments), ("output", states.values(), self._outputs)):
+            unknown = [name for name in names if name not in known]
+            if unknown:
+                raise LiftError(f"states: the example of {self.name} has no {what} {unknown[0]!r}; it has {', '.join(known)}")
 
     def guesses(self) -> list[list[Pairs]]:
         """Pairs of argument and output of one shape, in groups: those whose names say that they are states come first."""

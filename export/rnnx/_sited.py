@@ -120,6 +120,13 @@ class SitedModule:
         return [name for site in self.sites for name in site.names]
 
     @property
+    def origins(self) -> list[str]:
+        """Where each state was found, in words."""
+        handed = {slot: name for name, argument in self.state_arguments.items() for slot in argument.slots}
+        places = [f"{site.what} {name}" for site in self.sites for name in site.places]
+        return [f"argument {handed[slot]}" if slot in handed else place for slot, place in enumerate(places)]
+
+    @property
     def explicit(self) -> set[int]:
         """Which states the caller hands over, by number."""
         slots = {slot for argument in self.state_arguments.values() for slot in argument.slots}
@@ -253,6 +260,10 @@ class SitedModule:
                 name = path if len(calls) == 1 else f"{path}.{number}".removeprefix(".")
                 sites.append(LayerSite(path, layer, number, name))
         self._refuse_stray_cells(reading, run.calls, cells)
+        if isinstance(self.eager.module, OverTime):  # its owner has never seen the module around his
+            for site in sites:
+                site.names = tuple(name.removeprefix("module.") for name in site.names)
+                site.places = [place.removeprefix("module.") for place in site.places]
         order = {call.path: place for place, call in reversed(list(enumerate(run.calls)))}
         return tuple(sorted(sites, key=lambda site: order.get(getattr(site, "path", ""), -1)))
 
@@ -382,17 +393,6 @@ class SitedModule:
         """States that the sites inside do not take as they are: kept in attributes, or handed over in paired arguments."""
         border: list[Site] = []
         if self.pairs:
-            unknown = [
-                name
-                for pair in self.pairs.items()
-                for name, known in zip(pair, (self.example.places, run.places), strict=True)
-                if name not in known
-            ]
-            if unknown:
-                raise LiftError(
-                    f"{self.eager.name} has no argument or output {unknown[0]!r}; arguments: {', '.join(self.example.places)}; "
-                    f"outputs: {', '.join(run.places)}"
-                )
             edges = [(self.example.places[argument], run.places[output]) for argument, output in self.pairs.items()]
             border.append(CellSite("", edges, self.example.spec, names=tuple(self.pairs), looped=False))
             self.state_outputs |= set(self.pairs.values())

@@ -57,10 +57,14 @@ class Site(ABC):
     Attributes:
         names: of its states, in the order of everything that a passage holds.
         looped: whether it is passed once per step, by a loop in Python.
+        what: what it is, in a word.
+        places: where each of its states is: a path, an argument, an attribute, a variable.
     """
 
     names: tuple[str, ...]
     looped: bool
+    what: str
+    places: Sequence[str]
 
     @abstractmethod
     @contextmanager
@@ -121,11 +125,13 @@ class LayerSite(Site):
     """
 
     looped = False
+    what = "layer"
 
     def __init__(self, path: str, layer: nn.RNNBase, number: int = 0, name: str | None = None) -> None:
         self.path, self._number, self._kinds = path, number, kinds(layer)
         front = path if name is None else name
         self.names = tuple(_join(front, f"l{place}.{kind}") for place in range(layer.num_layers) for kind in self._kinds)
+        self.places = [path or "of the module" for _ in self.names]
 
     @contextmanager
     def attach(self, module: nn.Module, states: Sequence[Tensor] | None) -> Iterator[Passage]:
@@ -182,6 +188,8 @@ class CellSite(Site):
         self._edges, self._spec = tuple(edges), spec
         kinds = ("h", "c") if len(edges) <= 2 else tuple(f"s{place}" for place in range(len(edges)))
         self.names = tuple(names) or tuple(_join(path, kind) for kind, _ in zip(kinds, edges, strict=False))
+        self.what = "argument" if names else "cell"
+        self.places = self.names if names else [path for _ in self.names]
 
     @contextmanager
     def attach(self, module: nn.Module, states: Sequence[Tensor] | None) -> Iterator[Passage]:
@@ -256,6 +264,7 @@ class AttributeSite(Site):
     """State that the module keeps: attributes and buffers, each with its leaves after a call."""
 
     looped = False
+    what = "attribute"
 
     def __init__(self, kept: Sequence[tuple[Attribute, Sequence[Any]]]) -> None:
         self._kept = tuple(kept)
@@ -266,6 +275,7 @@ class AttributeSite(Site):
             for attribute, _ in kept
             for place in range(len(attribute.tensors))
         )
+        self.places = self.names
 
     @contextmanager
     def attach(self, module: nn.Module, states: Sequence[Tensor] | None) -> Iterator[Passage]:

@@ -143,9 +143,10 @@ class StateSpec(_Strict, frozen=True):
     shape: tuple[Dimension, ...]
     batch_axis: int
     init: Zeros | Constant | Computed
+    found: str = ""  # where in the module it was, in words
 
     def __post_init__(self) -> None:
-        _check_names(self.name, self.input, self.output)
+        _check_names(self.name, self.input, self.output, self.found or self.name)
         where = [axis for axis, size in enumerate(self.shape) if isinstance(size, str)]
         if where != [self.batch_axis] or self.shape[self.batch_axis] != BATCH:
             raise ValueError(f"{self.name}: {BATCH} must stand at batch_axis {self.batch_axis} of {self.shape}, alone")
@@ -223,6 +224,7 @@ class Manifest(_Strict, frozen=True):
     conditions: tuple[Input, ...] = ()
     not_streamable_because: str | None = None
     chunks_matter_because: str | None = None
+    lowering_because: str = ""
     sampling: Sampling | None = None
     codec: Codec | None = None
     parity: ParitySummary | None = None
@@ -247,7 +249,12 @@ class Manifest(_Strict, frozen=True):
             raise ValueError("not_streamable_because must stand where streamable is false, and only there")
         if self.chunks_matter_because is not None and not self.streamable:
             raise ValueError("chunks_matter_because must stand only where the model can be streamed")
-        _check_names(self.name, self.not_streamable_because or self.name, self.chunks_matter_because or self.name)
+        _check_names(
+            self.name,
+            self.not_streamable_because or self.name,
+            self.chunks_matter_because or self.name,
+            self.lowering_because or self.name,
+        )
 
     def _check_codec(self) -> None:
         """The codec, what it is given to, and what it reads the answer from, are of one size."""
