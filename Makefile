@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test slow check format bench wheels clean
+.PHONY: help demo test slow check format bench supported wheels clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -32,6 +32,12 @@ check: .venv/ready  ## lint, format and types, without changing anything
 format: .venv/ready  ## put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: .venv/ready  ## the benchmarks, each a question; run them where nothing else does
+	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+supported: .venv/ready  ## write docs/supported.md anew, from the exports of the corpus
+	RNNX_WRITE_SUPPORTED=1 $(BIN)/python -m pytest tests/export/test_corpus.py
 
 wheels: .venv/ready  ## build both wheels into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist ./runtime .
