@@ -25,7 +25,7 @@ ROUNDS = 7
 class Tagger(nn.Module):
     """Embedding → layer → Linear: `(B, T)` → `(B, T, V)`."""
 
-    def __init__(self, layer: type[nn.RNNBase]) -> None:
+    def __init__(self, layer: type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]) -> None:
         super().__init__()
         self.emb = nn.Embedding(50, 16)
         self.layer = layer(16, 32, batch_first=True)

@@ -33,6 +33,7 @@ class Description:
                 + (f" ({spec.found})" if spec.found else "")
                 for spec in manifest.states
             ],
+            "axes": ["batch and seq_len vary; every other size is the module's own, as the example has it"],
             "steps": [_steps(manifest)],
             "lowering": [manifest.lowering + (f": {manifest.lowering_because}" if manifest.lowering_because else "")],
             "codec": [_codec(manifest.codec)],

@@ -10,9 +10,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from rnnx._eager import EagerModule, Example
+from rnnx._eager import EagerModule, Example, frozen_copy
 from rnnx._errors import LiftError, NothingFoundError
 from rnnx._lift import Lift
 from rnnx._over_time import OverTime
@@ -32,6 +34,42 @@ _MOST: Final = 12
 def lift(
     module: nn.Module, example: object, states: Mapping[str, str] | None = None, axes: Mapping[str, str] | None = None
 ) -> Lift:
+    """Make the state of a module explicit, however it is written; in float32 where float64 cannot be kept. See `_lift`."""
+    try:
+        return _lift(module, example, states, axes)
+    except LiftError:
+        if not isinstance(module, nn.Module) or not _holds_doubles(module):
+            raise
+        single, floats = frozen_copy(module).float(), _in_floats(example)
+        lifted = _lift(single, floats, states, axes)
+        apart = _largest_difference(module, example, single, floats)
+        lifted.lowering_because += (
+            "; computed in float32, as ONNX Runtime has no float64 operator for layers that take whole sequences: on the example, "
+            f"the answers differ from those in float64 by {apart:.1e}"
+        )
+        return lifted
+
+
+def _holds_doubles(module: nn.Module) -> bool:
+    return any(weight.dtype == torch.float64 for weight in module.parameters())
+
+
+def _in_floats(example: object) -> object:
+    return pytree.tree_map(
+        lambda leaf: leaf.float() if isinstance(leaf, Tensor) and leaf.dtype == torch.float64 else leaf, example
+    )
+
+
+def _largest_difference(module: nn.Module, example: object, single: nn.Module, floats: object) -> float:
+    runs = []
+    for one, given in ((module, example), (single, floats)):
+        arguments = Example(one, given)
+        runs.append(EagerModule(one).run(arguments.arguments(list(arguments.tensors.values()))).outputs)
+    differences = ((tensor.double() - runs[1][name].double()).abs().max() for name, tensor in runs[0].items())
+    return max(float(difference) for difference in differences)
+
+
+def _lift(module: nn.Module, example: object, states: Mapping[str, str] | None, axes: Mapping[str, str] | None) -> Lift:
     """Make the state of a module explicit, however it is written.
 
     Args:

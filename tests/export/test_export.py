@@ -215,3 +215,21 @@ def test_the_report_beside_the_artifact_lists_every_case(tmp_path):
     assert report["passed"]
     assert len(report["cases"]) == open_artifact(done.path).manifest.parity.cases
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.parity.json", "model.pt"]
+
+
+def test_float64_is_kept_where_steps_can_be_taken_and_cast_where_not(tmp_path):
+    class Reader(torch.nn.Module):
+        def __init__(self, **options):
+            super().__init__()
+            self.layer = torch.nn.LSTM(3, 5, batch_first=True, **options)
+
+        def forward(self, x):
+            return self.layer(x)[0]
+
+    x = torch.randn(2, 4, 3, dtype=torch.float64)
+    kept = rnnx.export(Reader().double(), x, tmp_path / "kept.onnx").manifest
+    assert (kept.precision, kept.states[0].dtype, kept.outputs[0].dtype) == ("float64", "float64", "float64")
+    assert kept.parity.outputs < 1e-14
+    cast = rnnx.export(Reader(bidirectional=True).double(), x, tmp_path / "cast.onnx").manifest
+    assert (cast.precision, cast.inputs[0].dtype) == ("float32", "float32")
+    assert "the answers differ from those in float64 by" in cast.lowering_because
