@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from rnnx._errors import ExportError, LiftError, ParityError
 
 if TYPE_CHECKING:
-    from rnnx._export import Exported, export
+    from rnnx._export import export
+    from rnnx._exported import Exported
 
 __version__ = version("rnnx")
 

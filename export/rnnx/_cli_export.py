@@ -10,7 +10,7 @@ from rnnx._cli_train import Options, checkpoint_path, train_with
 from rnnx._errors import ExportError
 
 if TYPE_CHECKING:
-    from rnnx._export import Exported
+    from rnnx._exported import Exported
 
 _ARTIFACT: Final = Path("artifacts/model.onnx")
 

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
+from rnnx._attributes import Kept, own_values, putting_back
+from rnnx._cells import Call
 from rnnx._errors import ExportError
 from rnnx._packing import PackingListener
-from rnnx._sites import Arguments, Attribute, Call, Passage, Site, as_tree, aside, layer_input, layer_steps
+from rnnx._sites import Arguments, Passage, Site, as_tree, aside, layer_input, layer_steps
 
 DTYPES = (torch.float32, torch.float64, torch.int32, torch.int64, torch.bool)
 
@@ -121,7 +123,7 @@ class EagerModule:
             raise ExportError(f"{type(module).__name__} is, or holds, TorchScript; export the module it was made from")
         self.name = type(module).__name__
         self.module = frozen_copy(module)
-        self.kept: tuple[tuple[Attribute, Sequence[Any]], ...] = ()
+        self.kept: tuple[Kept, ...] = ()
 
     def layers(self) -> dict[str, nn.RNNBase]:
         """The recurrent layers, by path."""
@@ -188,21 +190,10 @@ class EagerModule:
     @contextmanager
     def remembering(self) -> Iterator[None]:
         """Put back what calls in here change in attributes and buffers."""
-        before = _attributes(self.module)
-        try:
+        with putting_back(self.module) as changed:
             yield
-        finally:
-            found: dict[tuple[str, str], tuple[Attribute, Sequence[Any]]] = {
-                (attribute.path, attribute.name): (attribute, leaves) for attribute, leaves in self.kept
-            }
-            for path, part in self.module.named_modules():
-                names = [*_values(part), *(name for (where, name) in before if where == path)]
-                for name in dict.fromkeys(names):
-                    changed = _changed(path, name, part, before)
-                    if changed is not None:
-                        found.setdefault((path, name), changed)
-                    _put_back(path, name, part, before)
-            self.kept = tuple(found.values())
+        known = {(attribute.path, attribute.name) for attribute, _ in self.kept}
+        self.kept = (*self.kept, *(kept for kept in changed if (kept[0].path, kept[0].name) not in known))
 
 
 def attachments(module: nn.Module, sites: Sequence[Site], states: Sequence[Tensor | None] | None) -> Iterator[Any]:
@@ -221,7 +212,7 @@ def frozen_copy(module: nn.Module) -> nn.Module:
         ExportError: it cannot be copied.
     """
     # Tensors that training left on a module are no leaves of autograd's graph, and deepcopy refuses those.
-    left = [leaf for part in module.modules() for leaf in pytree.tree_leaves(_values(part)) if isinstance(leaf, Tensor)]
+    left = [leaf for part in module.modules() for leaf in pytree.tree_leaves(own_values(part)) if isinstance(leaf, Tensor)]
     try:
         copied = copy.deepcopy(module, {id(value): value.detach().clone() for value in left if not value.is_leaf})
     except Exception as error:
@@ -230,7 +221,7 @@ def frozen_copy(module: nn.Module) -> nn.Module:
     copied.eval()
     copied.requires_grad_(False)
     for part in copied.modules():
-        for name, value in _values(part).items():  # `cpu()` moves weights and buffers only
+        for name, value in own_values(part).items():  # `cpu()` moves weights and buffers only
             if any(isinstance(leaf, Tensor) and leaf.device.type != "cpu" for leaf in pytree.tree_leaves(value)):
                 setattr(part, name, pytree.tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, value))
     return copied
@@ -265,55 +256,6 @@ def _checked(name: str, tensor: Tensor) -> Tensor:
     if 0 in tensor.shape:
         raise ExportError(f"{name}: the example has the shape {tuple(tensor.shape)}; give at least one row and one step")
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-
-
-def _values(part: nn.Module) -> dict[str, Any]:
-    """The attributes and buffers of one module that are its own, without what torch keeps there."""
-    own = {name: value for name, value in vars(part).items() if not (name.startswith("_") and name in _TORCHS_OWN)}
-    return own | dict(part._buffers)
-
-
-_TORCHS_OWN = frozenset({*vars(nn.Module()), "_flat_weights", "_flat_weights_names", "_flat_weight_refs", "_all_weights"})
-
-
-def _attributes(module: nn.Module) -> dict[tuple[str, str], tuple[Any, list[Any], pytree.TreeSpec]]:
-    """Every value of every module: itself, its leaves with the tensors copied, its structure."""
-    found = {}
-    for path, part in module.named_modules():
-        for name, value in _values(part).items():
-            leaves, spec = pytree.tree_flatten(value)
-            found[path, name] = (value, [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec)
-    return found
-
-
-def _changed(path: str, name: str, part: nn.Module, before: Mapping[Any, Any]) -> tuple[Attribute, Sequence[Any]] | None:
-    """The attribute, where its tensors are others than before."""
-    leaves, spec = pytree.tree_flatten(getattr(part, name, None))
-    tensors = tuple(place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
-    _, old, old_spec = before.get((path, name), (None, [], None))
-    if not tensors or (spec == old_spec and all(_equal_leaves(leaves[place], old[place]) for place in tensors)):
-        return None
-    return Attribute(path, name, spec, tensors), [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-
-
-def _put_back(path: str, name: str, part: nn.Module, before: Mapping[Any, Any]) -> None:
-    if (path, name) not in before:
-        delattr(part, name)
-        return
-    value, leaves, spec = before[path, name]
-    now, now_spec = pytree.tree_flatten(getattr(part, name))
-    if now_spec == spec and all(map(_equal_leaves, now, leaves)):
-        return
-    if not isinstance(value, Tensor | tuple | list | dict | None):
-        setattr(part, name, value)
-        return
-    setattr(part, name, pytree.tree_unflatten([leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec))
-
-
-def _equal_leaves(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a is b or (a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b))
-    return a is b or (type(a) is type(b) and isinstance(a, int | float | str | bool) and a == b)
 
 
 def _record(path: str, calls: list[Call]) -> Any:

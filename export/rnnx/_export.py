@@ -1,13 +1,10 @@
 """`rnnx.export`: lift, lower, prove, seal, write. Nothing is written before everything is proven."""
 
 import base64
-import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import onnx
@@ -15,87 +12,26 @@ import torch
 from torch import Tensor, nn
 
 from rnnx import _torchscript
-from rnnx._axes import has_time
-from rnnx._describe import Description
+from rnnx._contract import check_codec, make_manifest
 from rnnx._errors import ExportError, ParityError
-from rnnx._lift import Lift, LiftedInput, StateSlot
+from rnnx._exported import Exported
+from rnnx._lift import Lift
 from rnnx._lower import OPSETS, lower, lower_initial
-from rnnx._parity import ParityReport, prove, prove_torchscript
+from rnnx._parity import prove, prove_torchscript
 from rnnx._quiet import quiet
 from rnnx._readings import lift as find_lift
 from rnnx_runtime import ArtifactError, Model, load
 from rnnx_runtime.artifact import (
-    FORMAT_VERSION,
     INITIAL_KEY,
     MANIFEST_KEY,
-    Array,
-    CharCodec,
     Codec,
-    Computed,
-    Constant,
-    GoldenTrace,
-    Input,
     Manifest,
-    OneHotCodec,
-    Output,
-    Provenance,
     Sampling,
-    StateSpec,
-    Zeros,
     check_writable,
     open_artifact,
     seal,
     write_atomic,
 )
-
-_GOLDEN_STEPS = 4
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What an export made: the files, and what was found on the way.
-
-    Attributes:
-        path: the artifact.
-        torchscript: the TorchScript file; None where torch refused, or made another module of it: `torchscript_refused`.
-        size: bytes of the artifact.
-        operators: nodes of the graph, in order.
-        replaced: the name of another model whose artifact stood at `path` before; None where none did.
-    """
-
-    path: Path
-    torchscript: Path | None
-    torchscript_refused: str | None
-    parity_path: Path
-    manifest: Manifest
-    parity: ParityReport
-    digest: str
-    size: int
-    operators: tuple[str, ...]
-    replaced: str | None
-
-    def __str__(self) -> str:
-        """What was found and made, line by line."""
-        title = (
-            f"{self.path}: {self.manifest.name}, proven equal to eager PyTorch in {self.parity.summary().cases} comparisons"
-        )
-        lines = Description(self.manifest, self.operators, self.size, self.digest).lines()
-        beside = [str(self.parity_path)] if self.torchscript is None else [str(self.torchscript), str(self.parity_path)]
-        return "\n".join([title, *lines, f"  {'also':<11}{', '.join(beside)}"])
-
-    def to_json(self) -> str:
-        """The same for machines, with the manifest as it stands in the file."""
-        beside = {
-            "path": str(self.path),
-            "replaced": self.replaced,
-            "torchscript": None if self.torchscript is None else str(self.torchscript),
-            "torchscript_refused": self.torchscript_refused,
-            "parity": [
-                {"check": check, "cases": cases, "failed": failed, "outputs": outputs, "states": states}
-                for check, cases, failed, outputs, states in self.parity.rows()
-            ],
-        }
-        return Description(self.manifest, self.operators, self.size, self.digest).to_json(beside)
 
 
 def export(
@@ -145,11 +81,11 @@ def export(
     with quiet():
         lift = find_lift(module, example, states, axes)
         if codec is not None:
-            _check_codec(lift, codec)
+            check_codec(lift, codec)
         model = lower(lift, opset)
         initial = lower_initial(lift, opset) if lift.conditions else None
         script, refused = _try_torchscript(lift)
-        manifest = _manifest(lift, module, codec, sampling, title)
+        manifest = make_manifest(lift, module, codec, sampling, title)
         report = prove(lift, _load(_sealed(model, initial, manifest)))
         if not report.passed:
             raise ParityError(f"the exported model differs from {lift.name}; nothing was written\n{report.table()}")
@@ -244,115 +180,3 @@ def _sealed(model: onnx.ModelProto, initial: onnx.ModelProto | None, manifest: M
         described.metadata_props.add(key=INITIAL_KEY, value=text)
     onnx.checker.check_model(described, full_check=True)
     return seal(described.SerializeToString(deterministic=True))
-
-
-def _manifest(lift: Lift, module: nn.Module, codec: Codec | None, sampling: Sampling | None, name: str) -> Manifest:
-    symbols = len(codec.vocabulary) if codec is not None else None
-    outputs = tuple(
-        Output(
-            name=output,
-            dtype=_dtype(output, lift.dtypes[output]),
-            shape=shape,
-            role="logits" if symbols is not None and shape[-1] == symbols and has_time(shape) else "values",
-        )
-        for output, shape in lift.outputs.items()
-    )
-    states = tuple(
-        StateSpec(
-            name=slot.name,
-            input=slot.name,
-            output=f"{slot.name}.next",
-            dtype=_dtype(slot.name, str(slot.dtype).removeprefix("torch.")),
-            shape=slot.shape,
-            batch_axis=slot.batch_axis,
-            init=_init(slot),
-            found=lift.sited.origins[place],
-        )
-        for place, slot in enumerate(lift.states)
-    )
-    return Manifest(
-        format_version=FORMAT_VERSION,
-        name=name,
-        inputs=tuple(_input(spec, codec) for spec in lift.inputs),
-        conditions=tuple(_input(spec, None) for spec in lift.conditions),
-        outputs=outputs,
-        states=states,
-        streamable=lift.not_streamable_because is None,
-        not_streamable_because=lift.not_streamable_because,
-        chunks_matter_because=lift.chunks_matter_because,
-        lowering=lift.lowering,
-        lowering_because=lift.lowering_because,
-        precision=_precision(lift),
-        codec=codec,
-        sampling=sampling,
-        golden=_golden(lift),
-        provenance=Provenance(
-            module=type(module).__qualname__,
-            weights_sha256=_weights_digest(lift.sited.eager.module),
-            versions={package: version(package) for package in ("rnnx", "torch", "onnx", "onnxscript", "onnxruntime")},
-        ),
-    )
-
-
-def _dtype(name: str, dtype: str) -> Any:
-    if dtype not in ("float32", "float64", "int32", "int64", "bool"):
-        raise ExportError(f"{name} is {dtype}; an artifact answers with float32, float64, int32, int64 or bool: convert it")
-    return dtype
-
-
-def _precision(lift: Lift) -> Literal["float32", "float64"]:
-    weights = lift.sited.eager.module.parameters()
-    return "float64" if any(weight.dtype == torch.float64 for weight in weights) else "float32"
-
-
-def _init(slot: StateSlot) -> Zeros | Constant | Computed:
-    if slot.computed:
-        return Computed()
-    return Zeros() if slot.initial is None else Constant(value=Array.of(slot.initial.numpy()))
-
-
-def _input(spec: LiftedInput, codec: Codec | None) -> Input:
-    dtype = _dtype(spec.name, str(spec.example.dtype).removeprefix("torch."))
-    looked_up, size = spec.vocabulary_size, spec.vocabulary_size
-    if codec is not None and dtype.startswith("int"):
-        size = size or len(codec.vocabulary)
-        if len(codec.vocabulary) > size:
-            raise ExportError(f"the codec has {len(codec.vocabulary)} symbols, but {spec.name} is looked up among {looked_up}")
-    role: Any = "lengths" if spec.lengths else "values" if size is None else "tokens"
-    return Input(name=spec.name, dtype=dtype, shape=spec.shape, role=role, vocabulary_size=size)
-
-
-def _check_codec(lift: Lift, codec: Codec) -> None:
-    """Refuse a codec that gives what the module does not take."""
-    if len(lift.inputs) != 1:
-        raise ExportError(f"a codec needs one input of every step, there are {[spec.name for spec in lift.inputs]}")
-    spec, symbols = lift.inputs[0], len(codec.vocabulary)
-    if isinstance(codec, OneHotCodec) and (not spec.example.is_floating_point() or spec.shape[-1] != symbols):
-        raise ExportError(
-            f"a one-hot codec of {symbols} symbols needs float32 values (.., {symbols}); {spec.name} is {spec.shape}"
-        )
-    if isinstance(codec, CharCodec) and (spec.example.is_floating_point() or spec.example.ndim != 2):
-        raise ExportError(
-            f"a char codec needs integer tokens (batch, seq_len); {spec.name} is {spec.example.dtype} {spec.shape}"
-        )
-
-
-def _golden(lift: Lift) -> GoldenTrace:
-    inputs = lift.sample(1, _GOLDEN_STEPS, torch.Generator().manual_seed(4))
-    states = lift.initial_states(inputs)
-    outputs, following = lift.run(inputs, states)
-
-    def arrays(tensors: dict[str, Tensor]) -> dict[str, Array]:
-        return {name: Array.of(tensor.numpy()) for name, tensor in tensors.items()}
-
-    given = {spec.name: inputs[spec.name] for spec in lift.inputs}
-    return GoldenTrace(inputs=arrays(given), states=arrays(states), outputs=arrays(outputs), next_states=arrays(following))
-
-
-def _weights_digest(module: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of all weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted((*module.named_parameters(), *module.named_buffers())):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -12,7 +12,6 @@ tested, not assumed. The caller's module is never changed. Which sites a module 
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal
 
@@ -22,71 +21,17 @@ from torch import Tensor, nn
 from rnnx._axes import Axes, Trial, axes_of, batch_first, far_apart, find_axes, find_output_shapes, has_time
 from rnnx._eager import Run, first_line, frozen_copy
 from rnnx._errors import LiftError
+from rnnx._find_sites import Reading
 from rnnx._one_step import has_no_operator
-from rnnx._packing import sample_lengths
-from rnnx._sited import Reading, SitedModule
+from rnnx._sited import SitedModule
 from rnnx._sites import Arguments
+from rnnx._slots import LiftedInput, StateSlot
 from rnnx_runtime.artifact import BATCH, Dimension
 
 _CUTS: Final = ((4, 7), (100, 130))  # where a sequence is cut in two, and its length
 _RANDOM_RUNS: Final = 16  # a state that the inputs mask now and then must show itself
 
 Tensors = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class StateSlot:
-    """One state tensor. `initial` has a batch of 1, None stands for zeros; where `computed`, an input decides."""
-
-    name: str
-    shape: tuple[Dimension, ...]
-    batch_axis: int
-    initial: Tensor | None
-    computed: bool
-    dtype: torch.dtype
-
-    def at(self, batch: int) -> tuple[int, ...]:
-        return tuple(size if isinstance(size, int) else batch for size in self.shape)
-
-    def start(self, batch: int) -> Tensor:
-        """The initial value for a batch."""
-        return torch.zeros(self.at(batch), dtype=self.dtype) if self.initial is None else self.initial.expand(self.at(batch))
-
-
-@dataclass(frozen=True)
-class LiftedInput:
-    """An input of the module.
-
-    Attributes:
-        vocabulary_size: set where an embedding looks its values up.
-        lengths: whether it says how many steps of each row are none of the padding.
-    """
-
-    name: str
-    example: Tensor
-    axes: Axes
-    vocabulary_size: int | None
-    lengths: bool = False
-
-    @property
-    def shape(self) -> tuple[Dimension, ...]:
-        return self.axes.shape(self.example)
-
-    def sample(self, batch: int, steps: int, generator: torch.Generator) -> Tensor:
-        """Random values of the example's kind: floats of its mean and spread, integers of its range."""
-        if self.lengths:
-            return sample_lengths(batch, steps, generator, self.example.dtype)
-        shape = self.axes.resize(self.example, batch, steps).shape
-        if self.vocabulary_size is not None:
-            return torch.randint(self.vocabulary_size, shape, generator=generator, dtype=self.example.dtype)
-        if self.example.dtype == torch.bool:
-            return torch.rand(shape, generator=generator) < 0.5
-        if not self.example.is_floating_point():
-            low, high = int(self.example.min()), int(self.example.max())
-            return torch.randint(low, high + 1, shape, generator=generator, dtype=self.example.dtype)
-        spread = self.example.std(correction=0)
-        noise = torch.randn(shape, generator=generator, dtype=self.example.dtype)
-        return noise * spread + self.example.mean() if spread > 0 else noise
 
 
 class Lift:

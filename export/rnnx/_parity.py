@@ -12,10 +12,8 @@ torchscript   the traced module on the same grid
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,10 +23,9 @@ from rnnx._axes import batch_first, has_time
 from rnnx._eager import first_line
 from rnnx._errors import LiftError
 from rnnx._lift import Lift
+from rnnx._report import TOLERANCE, Case, ParityReport
 from rnnx_runtime import Model, RnnxError, State, Stream
-from rnnx_runtime.artifact import ParitySummary
 
-_ATOL: Final = 1e-5
 _RTOL: Final = 1e-4
 _ONE_STEP: Final = 2e-6
 _BATCHES: Final = (1, 2, 5)
@@ -37,70 +34,6 @@ _STATES: Final = 256  # random states of the one-step check
 
 Script = Callable[..., tuple[Tensor, ...]]
 Arrays = Mapping[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One comparison: the largest absolute differences, and whether all are within the tolerance."""
-
-    check: str
-    batch: int
-    steps: int
-    start: str
-    outputs: float
-    states: float
-    passed: bool
-
-
-@dataclass(frozen=True)
-class ParityReport:
-    """All comparisons of one export."""
-
-    cases: tuple[Case, ...]
-
-    def also(self, other: "ParityReport") -> "ParityReport":
-        """Both reports in one."""
-        return ParityReport((*self.cases, *other.cases))
-
-    @property
-    def passed(self) -> bool:
-        return all(case.passed for case in self.cases)
-
-    def summary(self) -> ParitySummary:
-        """What goes into the manifest."""
-        stepping = [max(case.outputs, case.states) for case in self.cases if case.check in ("chunks", "steps")]
-        return ParitySummary(
-            passed=self.passed,
-            cases=len(self.cases),
-            outputs=max(case.outputs for case in self.cases),
-            states=max(case.states for case in self.cases),
-            stepping=max(stepping, default=0.0),
-            tolerance=_ATOL,
-        )
-
-    def rows(self) -> list[tuple[str, int, int, float, float]]:
-        """Per check: its name, cases, cases that failed, and the largest differences of outputs and of states."""
-        checks = dict.fromkeys(case.check for case in self.cases)
-        groups = {check: [case for case in self.cases if case.check == check] for check in checks}
-        return [
-            (check, len(cases), sum(not c.passed for c in cases), max(c.outputs for c in cases), max(c.states for c in cases))
-            for check, cases in groups.items()
-        ]
-
-    def table(self) -> str:
-        """The rows, and the first case that failed, as text."""
-        lines = [f"  {'check':<12}{'cases':>6}{'failed':>8}{'outputs':>12}{'states':>12}"]
-        lines += [
-            f"  {check:<12}{n:>6}{bad:>8}{outputs:>12.1e}{states:>12.1e}" for check, n, bad, outputs, states in self.rows()
-        ]
-        wrong = next((case for case in self.cases if not case.passed), None)
-        if wrong is not None:
-            lines.append(f"  first at: {wrong.check}, batch {wrong.batch}, {wrong.steps} steps, {wrong.start} state")
-        return "\n".join(lines)
-
-    def to_json(self) -> bytes:
-        """The whole report."""
-        return msgspec.json.format(msgspec.json.encode({"passed": self.passed, "cases": [asdict(c) for c in self.cases]}))
 
 
 def prove(lift: Lift, model: Model) -> ParityReport:
@@ -331,7 +264,7 @@ def _compare(found: Arrays, expected: Arrays) -> tuple[float, bool]:
             difference = np.nan_to_num(np.abs(have[finite].astype(np.float64) - want[finite]), nan=math.inf)
             scale = min(1.0, float(np.abs(want[finite]).max()))
             largest = max(largest, float(difference.max()))
-            close = close and bool((difference <= _ATOL * scale + _RTOL * np.abs(want[finite])).all())
+            close = close and bool((difference <= TOLERANCE * scale + _RTOL * np.abs(want[finite])).all())
     return largest, close
 
 

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from rnnx._eager import EagerModule, Example, frozen_copy
+from rnnx._attributes import AttributeSite
+from rnnx._eager import EagerModule, Example, first_line, frozen_copy
 from rnnx._errors import LiftError, NothingFoundError
+from rnnx._find_sites import Reading
 from rnnx._lift import Lift
 from rnnx._over_time import OverTime
-from rnnx._sited import Reading
-from rnnx._sites import AttributeSite
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -88,6 +88,9 @@ def _lift(module: nn.Module, example: object, states: Mapping[str, str] | None, 
             lifted = Lift(module, example, reading, axes)
         except LiftError as error:
             reasons.append(error)
+            return None
+        except Exception as error:  # what modules raise that are called in ways that they were not made for
+            reasons.append(LiftError(f"{type(module).__name__} does not run: {type(error).__name__}: {first_line(error)}"))
             return None
         found.append(lifted)
         return lifted if lifted.not_streamable_because is None else None

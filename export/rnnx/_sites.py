@@ -6,7 +6,7 @@ the module itself handed over there, and what the next state is:
     LayerSite       nn.RNN, nn.LSTM, nn.GRU: one call for the whole sequence, state `(L, B, H)` per kind
     CellSite        any submodule called once per step that is given what it returned the step before; and the module itself,
                     where its caller does that
-    AttributeSite   attributes and buffers that `forward` changes
+    AttributeSite   attributes and buffers that `forward` changes (`_attributes.py`)
     LoopSite        a value of a Python loop, whatever computes it (`_loops.py`)
 """
 
@@ -130,7 +130,7 @@ class LayerSite(Site):
     def __init__(self, path: str, layer: nn.RNNBase, number: int = 0, name: str | None = None) -> None:
         self.path, self._number, self._kinds = path, number, kinds(layer)
         front = path if name is None else name
-        self.names = tuple(_join(front, f"l{place}.{kind}") for place in range(layer.num_layers) for kind in self._kinds)
+        self.names = tuple(joined_path(front, f"l{place}.{kind}") for place in range(layer.num_layers) for kind in self._kinds)
         self.places = [path or "of the module" for _ in self.names]
 
     @contextmanager
@@ -155,7 +155,7 @@ class LayerSite(Site):
                 passage.following = [t.clone() for t in split(layer, returned[1])]
                 passage.ended = [t.clone() for t in _tuple(returned[1])]
 
-        with _hooks(layer, before, after):
+        with hooks(layer, before, after):
             yield passage
 
     def _wholes(self, hx: Any) -> list[tuple[Tensor, list[int]]]:
@@ -187,7 +187,7 @@ class CellSite(Site):
         self.path, self.looped = path, looped
         self._edges, self._spec = tuple(edges), spec
         kinds = ("h", "c") if len(edges) <= 2 else tuple(f"s{place}" for place in range(len(edges)))
-        self.names = tuple(names) or tuple(_join(path, kind) for kind, _ in zip(kinds, edges, strict=False))
+        self.names = tuple(names) or tuple(joined_path(path, kind) for kind, _ in zip(kinds, edges, strict=False))
         self.what = "argument" if names else "cell"
         self.places = self.names if names else [path for _ in self.names]
 
@@ -209,7 +209,7 @@ class CellSite(Site):
             if self.looped:
                 passage.steps = (passage.steps or 0) + 1
 
-        with _hooks(module.get_submodule(self.path), before, after):
+        with hooks(module.get_submodule(self.path), before, after):
             yield passage
 
     def _given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor | None]:
@@ -229,140 +229,6 @@ class CellSite(Site):
         return arguments
 
 
-@dataclass(frozen=True)
-class Attribute:
-    """An attribute or buffer that `forward` changes: tensors, perhaps in tuples, lists and dicts.
-
-    Attributes:
-        path: of the submodule that has it.
-        spec: its structure after a call.
-        tensors: which of its leaves are tensors.
-    """
-
-    path: str
-    name: str
-    spec: pytree.TreeSpec
-    tensors: tuple[int, ...]
-
-    def get(self, module: nn.Module) -> list[Tensor] | None:
-        """The tensors; None where it holds something else, such as None before the first call."""
-        leaves, spec = pytree.tree_flatten(getattr(module.get_submodule(self.path), self.name))
-        if spec != self.spec:
-            return None
-        found = [leaf for place in self.tensors if isinstance(leaf := leaves[place], Tensor)]
-        return found if len(found) == len(self.tensors) else None
-
-    def put(self, module: nn.Module, tensors: Sequence[Tensor], others: Sequence[Any]) -> None:
-        leaves = list(others)
-        for place, tensor in zip(self.tensors, tensors, strict=True):
-            leaves[place] = tensor
-        setattr(module.get_submodule(self.path), self.name, pytree.tree_unflatten(leaves, self.spec))
-
-
-@final
-class AttributeSite(Site):
-    """State that the module keeps: attributes and buffers, each with its leaves after a call."""
-
-    looped = False
-    what = "attribute"
-
-    def __init__(self, kept: Sequence[tuple[Attribute, Sequence[Any]]]) -> None:
-        self._kept = tuple(kept)
-        self.names = tuple(
-            _join(_join(attribute.path, attribute.name), str(place))
-            if len(attribute.tensors) > 1
-            else _join(attribute.path, attribute.name)
-            for attribute, _ in kept
-            for place in range(len(attribute.tensors))
-        )
-        self.places = self.names
-
-    @contextmanager
-    def attach(self, module: nn.Module, states: Sequence[Tensor] | None) -> Iterator[Passage]:
-        passage = Passage()
-        before = [getattr(module.get_submodule(a.path), a.name) for a, _ in self._kept]
-        for attribute, _ in self._kept:
-            found = attribute.get(module)
-            passage.given += [None for _ in attribute.tensors] if found is None else [t.clone() for t in found]
-        if states is not None:
-            waiting = iter(states)
-            for attribute, leaves in self._kept:
-                attribute.put(module, [next(waiting).clone() for _ in attribute.tensors], leaves)
-        try:
-            with _hooks(module, None, lambda *_: passage.following.extend(self._tensors(module))):
-                yield passage
-        finally:
-            for (attribute, _), value in zip(self._kept, before, strict=True):
-                setattr(module.get_submodule(attribute.path), attribute.name, value)
-        passage.ended = passage.following
-
-    def _tensors(self, module: nn.Module) -> list[Tensor]:
-        return [tensor.clone() for attribute, _ in self._kept for tensor in attribute.get(module) or ()]
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of a submodule, as hooks saw it."""
-
-    path: str
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    returned: Any
-
-
-def find_cells(calls: Sequence[Call]) -> list[CellSite]:
-    """The cells of a run: submodules whose argument is, at every call but the first, what their call before returned.
-
-    Of nested submodules that hand on the same state the outermost is taken.
-    """
-    sites: list[CellSite] = []
-    for path in dict.fromkeys(call.path for call in calls):
-        if any(is_inside(path, site.path) for site in sites):
-            continue
-        own = [call for call in calls if call.path == path]
-        site = _cell(path, own)
-        if site is not None:
-            sites = [other for other in sites if not is_inside(other.path, path)]
-            sites.append(site)
-    return sites
-
-
-def is_inside(path: str, outer: str) -> bool:
-    """Whether a submodule is a part of another one."""
-    return outer == "" or path.startswith(f"{outer}.")
-
-
-def _cell(path: str, calls: Sequence[Call]) -> CellSite | None:
-    if len(calls) < 2:
-        return None
-    edges: set[tuple[int, int]] | None = None
-    spec = None
-    for before, call in itertools.pairwise(calls):
-        leaves, found = pytree.tree_flatten((call.args, call.kwargs))
-        returned = pytree.tree_leaves(as_tree(before.returned))
-        pairs = {(i, j) for i, leaf in enumerate(leaves) for j, result in enumerate(returned) if is_same(leaf, result)}
-        if spec is not None and found != spec:
-            return None
-        spec, edges = found, pairs if edges is None else edges & pairs
-    if not edges or spec is None:
-        return None
-    first = dict(sorted(edges, reverse=True))  # one result for each argument
-    return CellSite(path, sorted(first.items()), spec)
-
-
-def is_same(a: object, b: object) -> bool:
-    """Whether two values are one tensor: the same memory, whole and in the same order."""
-    return (
-        isinstance(a, Tensor)
-        and isinstance(b, Tensor)
-        and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
-        and a.storage_offset() == b.storage_offset()
-        and a.numel() == b.numel() > 0
-        and a.is_contiguous()
-        and b.is_contiguous()
-    )
-
-
 def as_tree(value: Any) -> Any:
     """What a module returned, with dataclasses and mappings of other types as dicts, which is what torch's trees know."""
     if is_dataclass(value) and not isinstance(value, type):
@@ -375,7 +241,7 @@ def as_tree(value: Any) -> Any:
 
 
 @contextmanager
-def _hooks(module: nn.Module, before: Any, after: Any) -> Iterator[None]:
+def hooks(module: nn.Module, before: Any, after: Any) -> Iterator[None]:
     handles = [] if before is None else [module.register_forward_pre_hook(aside(before), with_kwargs=True)]
     handles.append(module.register_forward_hook(aside(after)))
     try:
@@ -410,5 +276,5 @@ def _tuple(hx: Any) -> tuple[Tensor, ...]:
     return tuple(hx) if isinstance(hx, tuple | list) else (hx,)
 
 
-def _join(path: str, name: str) -> str:
+def joined_path(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name

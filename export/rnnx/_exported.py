@@ -1,0 +1,55 @@
+"""What an export made, and what it found on the way."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rnnx._describe import Description
+from rnnx._report import ParityReport
+from rnnx_runtime.artifact import Manifest
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export made: the files, and what was found on the way.
+
+    Attributes:
+        path: the artifact.
+        torchscript: the TorchScript file; None where torch refused, or made another module of it: `torchscript_refused`.
+        size: bytes of the artifact.
+        operators: nodes of the graph, in order.
+        replaced: the name of another model whose artifact stood at `path` before; None where none did.
+    """
+
+    path: Path
+    torchscript: Path | None
+    torchscript_refused: str | None
+    parity_path: Path
+    manifest: Manifest
+    parity: ParityReport
+    digest: str
+    size: int
+    operators: tuple[str, ...]
+    replaced: str | None
+
+    def __str__(self) -> str:
+        """What was found and made, line by line."""
+        title = (
+            f"{self.path}: {self.manifest.name}, proven equal to eager PyTorch in {self.parity.summary().cases} comparisons"
+        )
+        lines = Description(self.manifest, self.operators, self.size, self.digest).lines()
+        beside = [str(self.parity_path)] if self.torchscript is None else [str(self.torchscript), str(self.parity_path)]
+        return "\n".join([title, *lines, f"  {'also':<11}{', '.join(beside)}"])
+
+    def to_json(self) -> str:
+        """The same for machines, with the manifest as it stands in the file."""
+        beside = {
+            "path": str(self.path),
+            "replaced": self.replaced,
+            "torchscript": None if self.torchscript is None else str(self.torchscript),
+            "torchscript_refused": self.torchscript_refused,
+            "parity": [
+                {"check": check, "cases": cases, "failed": failed, "outputs": outputs, "states": states}
+                for check, cases, failed, outputs, states in self.parity.rows()
+            ],
+        }
+        return Description(self.manifest, self.operators, self.size, self.digest).to_json(beside)
