@@ -46,6 +46,7 @@ class Attribute:
         setattr(module.get_submodule(self.path), self.name, pytree.tree_unflatten(leaves, self.spec))
 
 
+_ABSENT: Final = object()
 Kept = tuple[Attribute, Sequence[Any]]  # with its leaves after a call, those that are no tensors
 
 
@@ -79,7 +80,7 @@ class AttributeSite(Site):
         if states is not None:
             waiting = iter(states)
             for attribute, leaves in self._kept:
-                attribute.put(module, [next(waiting).clone() for _ in attribute.tensors], leaves)
+                attribute.put(module, [next(waiting) for _ in attribute.tensors], leaves)
         with hooks(module, None, lambda *_: passage.following.extend(self._tensors(module))):
             yield passage
         passage.ended = passage.following
@@ -132,10 +133,11 @@ def _changed(path: str, name: str, part: nn.Module, before: Mapping[Any, Any]) -
 
 def _put_back(path: str, name: str, part: nn.Module, before: Mapping[Any, Any]) -> None:
     if (path, name) not in before:
-        delattr(part, name)
+        if hasattr(part, name):
+            delattr(part, name)
         return
     value, leaves, spec = before[path, name]
-    now, now_spec = pytree.tree_flatten(getattr(part, name))
+    now, now_spec = pytree.tree_flatten(getattr(part, name, _ABSENT))
     if now_spec == spec and all(map(_equal_leaves, now, leaves)):
         return
     if not isinstance(value, Tensor | tuple | list | dict | None):

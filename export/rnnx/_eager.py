@@ -20,7 +20,7 @@ from rnnx._attributes import Kept, own_values, putting_back
 from rnnx._cells import Call
 from rnnx._errors import ExportError
 from rnnx._packing import PackingListener
-from rnnx._sites import Arguments, Passage, Site, as_tree, aside, layer_input, layer_steps
+from rnnx._sites import Arguments, Passage, Site, as_tree, aside, is_joined, layer_input, layer_steps
 
 DTYPES = (torch.float32, torch.float64, torch.int32, torch.int64, torch.bool)
 
@@ -102,7 +102,7 @@ class Example:
         leaves = list(self.leaves)
         for slot, tensor in zip(self.places.values(), tensors, strict=True):
             # `forward` may change what it is given; a joined state remembers its parts, and is made anew every time.
-            leaves[slot] = tensor if hasattr(tensor, "rnnx_parts") else tensor.clone()
+            leaves[slot] = tensor if is_joined(tensor) else tensor.clone()
         arguments: Arguments = pytree.tree_unflatten(leaves, self.spec)
         return arguments
 
@@ -113,6 +113,7 @@ class EagerModule:
     What `forward` keeps in attributes and buffers is put back after every call, so that each one begins like the first.
 
     Attributes:
+        answer: what its outputs are called after; an argument may be called output.
         kept: attributes that a call was seen to change, and that hold tensors after it, with all of their leaves.
     """
 
@@ -123,6 +124,7 @@ class EagerModule:
             raise ExportError(f"{type(module).__name__} is, or holds, TorchScript; export the module it was made from")
         self.name = type(module).__name__
         self.module = frozen_copy(module)
+        self.answer = "result" if "output" in inspect.signature(self.module.forward).parameters else "output"
         self.kept: tuple[Kept, ...] = ()
 
     def layers(self) -> dict[str, nn.RNNBase]:
@@ -173,7 +175,7 @@ class EagerModule:
         finally:
             for handle in handles:
                 handle.remove()
-        outputs = named_tensors(returned)
+        outputs = {name: tensor.clone() for name, tensor in named_tensors(returned, self.answer).items()}
         leaves = pytree.tree_leaves(as_tree(returned))
         tensors = (place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
         places = dict(zip(outputs, tensors, strict=True))
@@ -200,7 +202,8 @@ def attachments(module: nn.Module, sites: Sequence[Site], states: Sequence[Tenso
     """The sites' contexts, each with its part of the states."""
     place = 0
     for site in sites:
-        part = [] if states is None else [state for state in states[place : place + len(site.names)] if state is not None]
+        # Copies: a cell may change its state in place.
+        part = [] if states is None else [s.clone() for s in states[place : place + len(site.names)] if s is not None]
         place += len(site.names)
         yield site.attach(module, part or None)
 
@@ -232,10 +235,10 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().split("\n", 1)[0]
 
 
-def named_tensors(returned: object) -> dict[str, Tensor]:
-    """The tensors that a module returned: "output" for a single one, else by position, key or field."""
+def named_tensors(returned: object, answer: str = "output") -> dict[str, Tensor]:
+    """The tensors that a module returned: "output" for a single one, else "output" and its position, key or field."""
     leaves = [(path, leaf) for path, leaf in pytree.tree_flatten_with_path(as_tree(returned))[0] if isinstance(leaf, Tensor)]
-    named = {(f"output.{path_name(path)}" if path else "output"): leaf for path, leaf in leaves}
+    named = {(f"{answer}.{path_name(path)}" if path else answer): leaf for path, leaf in leaves}
     if len(named) != len(leaves):
         raise ExportError(f"two outputs would have one name among {sorted(named)}; rename a key of what forward returns")
     return named

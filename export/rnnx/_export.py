@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rnnx import _torchscript
 from rnnx._contract import check_codec, make_manifest
+from rnnx._eager import first_line
 from rnnx._errors import ExportError, ParityError
 from rnnx._exported import Exported
 from rnnx._lift import Lift
@@ -20,6 +21,7 @@ from rnnx._lower import OPSETS, lower, lower_initial
 from rnnx._parity import prove, prove_torchscript
 from rnnx._quiet import quiet
 from rnnx._readings import lift as find_lift
+from rnnx._report import ParityReport
 from rnnx_runtime import ArtifactError, Model, load
 from rnnx_runtime.artifact import (
     INITIAL_KEY,
@@ -48,8 +50,8 @@ def export(
 ) -> Exported:
     """Export a recurrent module, unmodified, to a sealed ONNX artifact, and to TorchScript beside it.
 
-    The module's recurrent layers (`nn.RNN`, `nn.LSTM`, `nn.GRU`) get their state from outside, one tensor per layer and kind,
-    whether `forward` takes it as an argument or makes its own. Batch and time stay dynamic. Before anything is written, the
+    The state of the module's layers, cells, loops, arguments and attributes comes from outside, whether `forward` takes it as an
+    argument, keeps it or makes its own. Batch and time stay dynamic. Before anything is written, the
     artifact is run by the runtime and compared with the module: whole, in chunks and step by step. The module itself is not
     changed.
 
@@ -71,7 +73,7 @@ def export(
         LiftError: the module's state or axes cannot be made explicit.
         ParityError: the exported model differs from the module; nothing was written.
         ExportError: torch cannot trace it.
-        OSError: a file cannot be written; what was there is untouched.
+        OSError: a file cannot be written. The artifact is written last, and whole or not at all.
     """
     target = check_target(path)
     if opset not in OPSETS:
@@ -90,24 +92,22 @@ def export(
         if not report.passed:
             raise ParityError(f"the exported model differs from {lift.name}; nothing was written\n{report.table()}")
         if script is not None:
-            with_script = report.also(prove_torchscript(lift, script))
-            if with_script.passed:
-                report = with_script
-            else:
-                script, refused = None, f"the TorchScript of {lift.name} differs from it\n{with_script.table()}"
+            with_script, refused = _prove_script(lift, script, manifest)
+            script, report = (script, report.also(with_script)) if with_script is not None else (None, report)
         manifest = msgspec.structs.replace(manifest, parity=report.summary())
         data = _sealed(model, initial, manifest)
         proven = _load(data)
+        archive = None if script is None else _torchscript.serialise(script, manifest)
     script_path, report_path = _beside(target)
-    if script is not None:
-        write_atomic(script_path, _torchscript.serialise(script, manifest))
+    if archive is not None:
+        write_atomic(script_path, archive)
     elif script_path.exists():
         script_path.unlink()  # of an export before: ours, `check_target` made sure
     write_atomic(report_path, report.to_json())
     write_atomic(target, data)
     return Exported(
         path=target,
-        torchscript=None if script is None else script_path,
+        torchscript=None if archive is None else script_path,
         torchscript_refused=refused,
         parity_path=report_path,
         manifest=manifest,
@@ -167,6 +167,15 @@ def _try_torchscript(lift: Lift) -> tuple[torch.jit.ScriptModule | None, str | N
         return _torchscript.trace(lift), None
     except ExportError as error:
         return None, str(error)
+
+
+def _prove_script(lift: Lift, script: torch.jit.ScriptModule, manifest: Manifest) -> tuple[ParityReport | None, str | None]:
+    """The report on what a reader of the file gets; None, and why, where it differs or torch cannot read it."""
+    try:
+        report = prove_torchscript(lift, _torchscript.deserialise(_torchscript.serialise(script, manifest)))
+    except Exception as error:
+        return None, f"the TorchScript of {lift.name} does not run: {first_line(error)}"
+    return (report, None) if report.passed else (None, f"the TorchScript of {lift.name} differs from it\n{report.table()}")
 
 
 def _sealed(model: onnx.ModelProto, initial: onnx.ModelProto | None, manifest: Manifest) -> bytes:

@@ -6,7 +6,8 @@ import pickle
 import re
 import sys
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -59,13 +60,15 @@ def make_module(target: str, arguments: Mapping[str, Any]) -> tuple[nn.Module, A
     path, _, name = target.rpartition(":")
     if not path or not name.isidentifier():
         raise ExportError(f"expected a file and a factory in it, such as net.py:make_net; got {target!r}")
-    factory = getattr(_load(Path(path)), name, None)
-    if not callable(factory):
-        raise ExportError(f"{path} has no function or class {name!r}")
-    try:
-        made = factory(**arguments)
-    except Exception as error:
-        raise ExportError(f"{name} of {path} failed: {type(error).__name__}: {error}") from error
+    file = Path(path)
+    with _beside(file):
+        factory = getattr(_load(file), name, None)
+        if not callable(factory):
+            raise ExportError(f"{path} has no function or class {name!r}")
+        try:
+            made = factory(**arguments)
+        except Exception as error:
+            raise ExportError(f"{name} of {path} failed: {type(error).__name__}: {error}") from error
     if isinstance(made, nn.Module):
         return made, None
     if isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], nn.Module):
@@ -75,22 +78,34 @@ def make_module(target: str, arguments: Mapping[str, Any]) -> tuple[nn.Module, A
     )
 
 
-def _load(path: Path) -> Any:
-    """The Python file as a module; what stands beside it can be imported by it, as if it were run."""
-    if not path.is_file():
-        raise ExportError(f"{path}: no such file; give a Python file and a factory in it, such as net.py:make_net")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+@contextmanager
+def _beside(file: Path) -> Iterator[None]:
+    """Let what stands beside a file be imported by it, as if it were run."""
+    folder = str(file.parent.resolve())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def _load(file: Path) -> Any:
+    """The Python file as a module."""
+    if not file.is_file():
+        raise ExportError(f"{file}: no such file; give a Python file and a factory in it, such as net.py:make_net")
+    if file.stem in sys.modules:
+        raise ExportError(f"{file} is called like the package {file.stem}, which is in use; give it another name")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:
-        raise ExportError(f"{path} is not a Python file")
+        raise ExportError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    sys.path.insert(0, str(path.parent.resolve()))
+    sys.modules[file.stem] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise ExportError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+        raise ExportError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
     finally:
-        sys.path.pop(0)
+        del sys.modules[file.stem]
     return module
 
 

@@ -25,10 +25,11 @@ from rnnx._find_sites import Reading
 from rnnx._one_step import has_no_operator
 from rnnx._sited import SitedModule
 from rnnx._sites import Arguments
-from rnnx._slots import LiftedInput, StateSlot
+from rnnx._slots import LiftedInput, StateSlot, random_state
 from rnnx_runtime.artifact import BATCH, Dimension
 
 _CUTS: Final = ((4, 7), (100, 130))  # where a sequence is cut in two, and its length
+_LONG: Final = 200  # steps; what a loop does once must not have an end
 _RANDOM_RUNS: Final = 16  # a state that the inputs mask now and then must show itself
 
 Tensors = dict[str, Tensor]
@@ -73,7 +74,7 @@ class Lift:
         self.dtypes = {name: str(sited.example_run.outputs[name].dtype).removeprefix("torch.") for name in self.outputs}
         if any(slot.computed for slot in self.states):
             self._part_conditions()
-        looped = sited.looped or self._operations(2) != self._operations(3)
+        looped = sited.looped or self._operations_per_step() > 0
         looped |= any(has_no_operator(layer) for layer in sited.eager.layers().values())
         self.lowering: Literal["recurrent", "scan"] = "scan" if looped else "recurrent"
         self.lowering_because = self._explain()
@@ -128,12 +129,13 @@ class Lift:
         None where that cannot be done: a state is not an argument, or forward does not return the next one.
         """
         sited = self.sited
-        if sited.has_border:
-            return self.run(inputs, states)
-        if len(sited.explicit) != len(self.states) or any(a.returned is None for a in sited.state_arguments.values()):
+        known = sited.explicit | sited.kept_slots
+        if len(known) != len(self.states) or any(a.returned is None for a in sited.state_arguments.values()):
             return None
-        run = sited.eager.run(sited.arguments(self._completed(inputs), list(states.values())))
-        following = dict(states)
+        run, kept = sited.call_as_owner(self._completed(inputs), list(states.values()))
+        following = dict(states) | {
+            slot.name: tensor for slot, tensor in zip(self.states, kept, strict=True) if tensor is not None
+        }
         for argument in sited.state_arguments.values():
             slots = [self.states[slot] for slot in argument.slots]
             whole = run.outputs[argument.returned or ""]
@@ -189,16 +191,28 @@ class Lift:
         run, trace = self.sited.trace_of(inputs, states)
         return Trial(self.sited.steps(run), trace, run.following)
 
-    def _operations(self, steps: int) -> object:
-        """How many operations a call takes; as many more for every step where there is a loop in Python."""
-        inputs = self.sample(2, steps, torch.Generator().manual_seed(0))
-        return self.sited.trace_of(inputs, [slot.start(2) for slot in self.states])[1][0]
+    def _operations_per_step(self) -> int:
+        """How many operations a step adds to a call: none where there is no loop in Python.
+
+        Raises:
+            LiftError: later steps add others than the first ones.
+        """
+        counts = []
+        for steps in (2, 3, _LONG):
+            inputs = self.sample(1, steps, torch.Generator().manual_seed(0))
+            counts.append(self.sited.count_operations(inputs, [slot.start(1) for slot in self.states]))
+        added = counts[1] - counts[0]
+        if counts[2] != counts[0] + (_LONG - 2) * added:
+            raise LiftError(
+                f"{self.name}: the steps from 3 to {_LONG} do other things than the first ones; every step must do the same"
+            )
+        return added
 
     def _find_states(self, following: Sequence[Tensor], batch_axes: Sequence[int]) -> tuple[StateSlot, ...]:
         """Names, shapes and initial values; a value that random inputs change is computed."""
         sited, generator = self.sited, torch.Generator().manual_seed(0)
         given = sited.example_run.given
-        handed = [torch.randn(after.shape, generator=generator, dtype=after.dtype) for after in following]
+        handed = [random_state(after.shape, after.dtype, generator) for after in following]
         batch = self.batch_of(sited.inputs)
         try:
             others = [
@@ -315,9 +329,6 @@ class Lift:
 
 
 def _wanted(sited: SitedModule, axes: Mapping[str, str]) -> dict[str, Axes]:
-    for name in axes:
-        if name not in sited.example.tensors:
-            raise LiftError(f"axes: {sited.eager.name} has no input {name!r}; it has {', '.join(sited.inputs)}")
     return {name: axes_of(name, sited.inputs[name], letters) for name, letters in axes.items() if name in sited.inputs}
 
 

@@ -47,7 +47,7 @@ class LiftedModule(nn.Module, ABC):
         args, kwargs = lift.arguments(inputs, states)
         with _untouched(self.module, lift), self.packing(), ExitStack() as attached:
             passages = [attached.enter_context(c) for c in attachments(self.module, lift.sited.sites, states)]
-            found = named_tensors(self.module(*args, **kwargs))
+            found = named_tensors(self.module(*args, **kwargs), lift.sited.eager.answer)
         following = [state for passage in passages for state in passage.following]
         return (*(found[name] for name in lift.outputs), *following)
 

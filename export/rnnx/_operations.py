@@ -116,6 +116,18 @@ def listing(module: nn.Module) -> Iterator[list[Operation]]:
         yield operations
 
 
+@contextmanager
+def counting(module: nn.Module) -> Iterator[list[int]]:
+    """Count the operations of one call: the first of the list."""
+    count = [0]
+
+    def done(name: str, arguments: Arguments, returned: Any) -> None:
+        count[0] += counts(returned)
+
+    with Listener(module, lambda _, arguments: arguments, done).listening():
+        yield count
+
+
 def _holder(tensor: Tensor, paths: Mapping[int, str]) -> str:
     """The variable of a `forward` that holds a tensor now, such as `h` or `rnn.state.0`; empty where none does."""
     frame: FrameType | None = sys._getframe(2)

@@ -8,7 +8,7 @@ from torch.utils import _pytree as pytree
 
 from rnnx._eager import EagerModule, Example, first_line, named_tensors
 from rnnx._errors import LiftError, NothingFoundError
-from rnnx._sites import CellSite, as_tree
+from rnnx._sites import ArgumentSite, as_tree
 
 STEPS = 3  # of the example that is made from that of one step
 
@@ -23,7 +23,7 @@ class OverTime(nn.Module):
         example: of `STEPS` equal steps.
     """
 
-    def __init__(self, module: nn.Module, example: object, pairs: Mapping[str, str]) -> None:
+    def __init__(self, module: nn.Module, example: object, pairs: Mapping[str, str], axes: Mapping[str, str]) -> None:
         super().__init__()
         eager = EagerModule(module)
         self.module = eager.module
@@ -44,16 +44,16 @@ class OverTime(nn.Module):
                 f"{type(module).__name__}: all of {', '.join(pairs)} would be states, and nothing the input of a step"
             )
         with torch.no_grad(), eager.remembering():
-            self._axes = self._find_batch(outputs)
+            self._axes = self._find_batch(outputs, {name: letters.index("B") for name, letters in axes.items()})
         self.example = {
             name: torch.stack([tensor] * STEPS, self._axes[name] + 1)
             for name, tensor in self._step.tensors.items()
             if name not in pairs
         }
 
-    def site(self) -> CellSite:
+    def site(self) -> ArgumentSite:
         """Where the state passes through."""
-        return CellSite("module", self._edges, self._step.spec, names=self.names)
+        return ArgumentSite(self._edges, self._step.spec, self.names, "module")
 
     def forward(self, **inputs: Tensor) -> Tensor | dict[str, Tensor]:
         first = next(iter(inputs))
@@ -65,7 +65,7 @@ class OverTime(nn.Module):
             outputs = named_tensors(self._call(step | states))
             states = {name: outputs[self._returned[name]] for name in self.names}
             for name, steps in answers.items():
-                steps.append(outputs[name])
+                steps.append(outputs[name].clone())  # it may be changed in place by the next step
         stacked = {name.removeprefix("output."): torch.stack(s, self._axes[name] + 1) for name, s in answers.items()}
         return stacked["output"] if list(stacked) == ["output"] else stacked
 
@@ -78,12 +78,15 @@ class OverTime(nn.Module):
         example = self._step.tensors[name]
         return example.new_zeros([batch if axis == self._axes[name] else n for axis, n in enumerate(example.shape)])
 
-    def _find_batch(self, outputs: Mapping[str, Tensor]) -> dict[str, int]:
+    def _find_batch(self, outputs: Mapping[str, Tensor], known: Mapping[str, int]) -> dict[str, int]:
         """The batch axis of each argument and answer: of one size, and the module runs on a row more."""
         tensors = self._step.tensors
         reason = ""
         for size in dict.fromkeys(next(iter(tensors.values())).shape):
-            axes = {name: next((a for a in range(t.ndim) if t.shape[a] == size), None) for name, t in tensors.items()}
+            axes = {
+                name: known.get(name, next((a for a in range(t.ndim) if t.shape[a] == size), None))
+                for name, t in tensors.items()
+            }
             if any(axis is None for axis in axes.values()):
                 continue
             found = {name: axis for name, axis in axes.items() if axis is not None}

@@ -3,8 +3,11 @@
 import contextlib
 import io
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
+
+_ONE_AT_A_TIME = threading.RLock()  # what is held back belongs to the whole process
 
 
 @contextlib.contextmanager
@@ -14,11 +17,11 @@ def quiet() -> Iterator[None]:
     For the whole process, while it lasts: torch gives its loggers new handlers in the middle of an export, so no single
     logger can be asked.
     """
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
+    with _ONE_AT_A_TIME, warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        before = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        warnings.simplefilter("ignore")
+        try:
             yield
-    finally:
-        logging.disable(before)
+        finally:
+            logging.disable(before)

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from rnnx._attributes import AttributeSite
+from rnnx._axes import axes_of
 from rnnx._eager import EagerModule, Example, first_line, frozen_copy
 from rnnx._errors import LiftError, NothingFoundError
 from rnnx._find_sites import Reading
 from rnnx._lift import Lift
 from rnnx._over_time import OverTime
+from rnnx._sites import ArgumentSite
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -35,6 +37,11 @@ def lift(
     module: nn.Module, example: object, states: Mapping[str, str] | None = None, axes: Mapping[str, str] | None = None
 ) -> Lift:
     """Make the state of a module explicit, however it is written; in float32 where float64 cannot be kept. See `_lift`."""
+    for name, letters in (axes or {}).items():
+        tensors = Example(module, example).tensors
+        if name not in tensors:
+            raise LiftError(f"axes: the example of {type(module).__name__} has no {name!r}; it has {', '.join(tensors)}")
+        axes_of(name, tensors[name], letters)
     try:
         return _lift(module, example, states, axes)
     except LiftError:
@@ -102,7 +109,7 @@ def _lift(module: nn.Module, example: object, states: Mapping[str, str] | None, 
             lifted = holds(Reading(pairs, loops))
             if lifted is not None:
                 return lifted
-        stepped = _step_by_step(module, example, [pairs], reasons) if pairs else None
+        stepped = _step_by_step(module, example, [pairs], axes, reasons) if pairs else None
         return stepped or _first(found, reasons)
 
     plain = holds(Reading())
@@ -130,7 +137,7 @@ def _lift(module: nn.Module, example: object, states: Mapping[str, str] | None, 
         return _as_called(paired[0], module, example, axes)
     alone: list[Pairs] = [()]
     for group in ([*guesses, alone] if outer.keeps else guesses) if outer.takes_a_step else []:
-        stepped = _step_by_step(module, example, group, reasons)
+        stepped = _step_by_step(module, example, group, axes, reasons)
         if stepped is not None:
             return stepped
     if plain is not None:
@@ -151,12 +158,14 @@ def _first(found: list[Lift], reasons: list[LiftError]) -> Lift:
     raise _most_telling(reasons)
 
 
-def _step_by_step(module: nn.Module, example: object, guesses: Sequence[Pairs], reasons: list[LiftError]) -> Lift | None:
+def _step_by_step(
+    module: nn.Module, example: object, guesses: Sequence[Pairs], axes: Mapping[str, str] | None, reasons: list[LiftError]
+) -> Lift | None:
     """The module as one that takes one step, where a guess is the only one that fits it."""
     fitting: list[Lift] = []
     for pairs in guesses:
         try:
-            over_time = OverTime(module, example, dict(pairs))
+            over_time = OverTime(module, example, dict(pairs), axes or {})
             fitting.append(Lift(over_time, over_time.example, Reading()))
         except LiftError as error:
             reasons.append(error)
@@ -176,14 +185,16 @@ def _whole(
     outer: "_Border",
 ) -> Lift:
     """A module that cannot be stepped: its recurrent layers take whole sequences, as they are."""
-    if found:
-        return found[0]
-    reason = _most_telling(reasons)
+    reason = _most_telling(reasons) if reasons else None
     if outer.has_layers:
+        why = next((lifted.not_streamable_because for lifted in found), None) or str(reason)
         try:
-            return Lift(module, example, Reading(whole=True), axes, whole=str(reasons[0]))
+            return Lift(module, example, Reading(whole=True), axes, whole=why)
         except LiftError:
-            raise reasons[0] from None
+            if reason is None:
+                raise
+            raise reason from None
+    assert reason is not None
     if isinstance(reason, NothingFoundError) and outer.has_candidates:
         raise LiftError(f"no state was found in {outer.name}; where its caller hands it over, {outer.advice()}") from None
     raise reason
@@ -194,7 +205,7 @@ def _as_called(lifted: Lift, module: nn.Module, example: object, axes: Mapping[s
     him.
     """
     sited = lifted.sited
-    if all(isinstance(site, AttributeSite) or site.names == tuple(sited.pairs) for site in sited.sites):
+    if all(isinstance(site, AttributeSite | ArgumentSite) for site in sited.sites):
         return lifted
     return Lift(module, example, Reading(tuple(sited.pairs.items()), bare=True), axes)
 

@@ -7,7 +7,7 @@ import msgspec
 
 from rnnx_runtime.artifact import ParitySummary
 
-TOLERANCE: Final = 1e-5  # of a difference, on the scale of the answers
+TOLERANCES: Final = {"float32": (1e-5, 1e-4), "float64": (1e-9, 3e-8)}  # on the scale of the answers, and relative
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,11 @@ class ParityReport:
     """All comparisons of one export."""
 
     cases: tuple[Case, ...]
+    precision: str = "float32"
 
     def also(self, other: "ParityReport") -> "ParityReport":
         """Both reports in one."""
-        return ParityReport((*self.cases, *other.cases))
+        return ParityReport((*self.cases, *other.cases), self.precision)
 
     @property
     def passed(self) -> bool:
@@ -46,7 +47,7 @@ class ParityReport:
             outputs=max(case.outputs for case in self.cases),
             states=max(case.states for case in self.cases),
             stepping=max(stepping, default=0.0),
-            tolerance=TOLERANCE,
+            tolerance=TOLERANCES[self.precision][0],
         )
 
     def rows(self) -> list[tuple[str, int, int, float, float]]:

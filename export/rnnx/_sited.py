@@ -15,9 +15,10 @@ from rnnx._eager import EagerModule, Example, Run, first_line
 from rnnx._errors import LiftError, NothingFoundError
 from rnnx._find_sites import Reading, SiteFinder, nothing_found
 from rnnx._handed_over import HandedOver, StateArgument
-from rnnx._operations import listing
+from rnnx._operations import counting
 from rnnx._over_time import OverTime
-from rnnx._sites import Arguments, CellSite, Site
+from rnnx._sites import Arguments, ArgumentSite, Site
+from rnnx._slots import random_state
 
 
 class SitedModule:
@@ -58,6 +59,9 @@ class SitedModule:
             if not self.sites:
                 raise NothingFoundError(nothing_found(self.eager, self.example))
         self.example_run = self.eager.run(self._example_arguments(), self.sites)
+        taken = {*self.example.tensors, *self.example_run.outputs} - set(self.pairs)
+        for site in self.sites:  # every tensor at the border of the artifact has a name of its own
+            site.names = tuple(f"{name}.state" if name in taken else name for name in site.names)
         states = {*self.state_arguments, *self.pairs}
         self.inputs = {name: tensor for name, tensor in self.example.tensors.items() if name not in states}
         if not self.inputs:
@@ -81,18 +85,17 @@ class SitedModule:
     @property
     def explicit(self) -> set[int]:
         """Which states the caller hands over, by number."""
-        slots = {slot for argument in self.state_arguments.values() for slot in argument.slots}
-        for offset, site in self._with_offsets():
-            if set(site.names) == set(self.pairs) and isinstance(site, CellSite) and site.path == "":
-                slots |= set(range(offset, offset + len(site.names)))
-        return slots
+        return {slot for argument in self.state_arguments.values() for slot in argument.slots} | self._slots(ArgumentSite)
+
+    @property
+    def kept_slots(self) -> set[int]:
+        """Which states the module keeps, by number."""
+        return self._slots(AttributeSite)
 
     @property
     def has_border(self) -> bool:
         """Whether states come and go with every call: in arguments, attributes and buffers."""
-        return any(
-            isinstance(site, AttributeSite) or (getattr(site, "path", None) == "" and not site.looped) for site in self.sites
-        )
+        return any(isinstance(site, AttributeSite | ArgumentSite) and not site.looped for site in self.sites)
 
     @property
     def looped(self) -> bool:
@@ -101,22 +104,13 @@ class SitedModule:
 
     def arguments(self, inputs: Mapping[str, Tensor], states: Sequence[Tensor]) -> Arguments:
         """What `forward` is called with; the states fill the arguments that ask for them."""
-        paired = dict(zip(self.pairs, self._paired(states), strict=True))
+        border = [states[slot] for slot in sorted(self._slots(ArgumentSite))]
+        paired = dict(zip(self.pairs, border, strict=True))
         tensors = [
-            self.state_arguments[name].of(states)
-            if name in self.state_arguments
-            else paired[name]
-            if name in paired
-            else inputs[name]
+            self.state_arguments[name].of(states) if name in self.state_arguments else paired.get(name, inputs.get(name))
             for name in self.example.tensors
         ]
-        return self.example.arguments(tensors)
-
-    def _paired(self, states: Sequence[Tensor]) -> Sequence[Tensor]:
-        for offset, site in self._with_offsets():
-            if self.pairs and site.names == tuple(self.pairs):
-                return states[offset : offset + len(site.names)]
-        return ()
+        return self.example.arguments([tensor for tensor in tensors if tensor is not None])
 
     def run(self, inputs: Mapping[str, Tensor], states: Sequence[Tensor]) -> Run:
         """Call the module with its sites beginning from these states."""
@@ -144,11 +138,41 @@ class SitedModule:
             )
         return counts.pop() if counts else None
 
-    def trace_of(self, inputs: Mapping[str, Tensor], states: Sequence[Tensor]) -> tuple[Run, tuple[object, ...]]:
+    def call_as_owner(self, inputs: Mapping[str, Tensor], states: Sequence[Tensor]) -> tuple[Run, list[Tensor | None]]:
+        """A call as its owner makes it, who puts states into arguments and attributes himself: without a site anywhere.
+
+        With the next states where they are found: in outputs and attributes; None for those that argument and output hold jointly.
+        """
+        with self.eager.remembering():
+            following: list[Tensor | None] = [None for _ in states]
+            kept = sorted(self.kept_slots)
+            waiting = iter([states[slot].clone() for slot in kept])
+            for attribute, leaves in self.eager.kept if kept else ():
+                attribute.put(self.eager.module, [next(waiting) for _ in attribute.tensors], leaves)
+            run = self.eager.go_on(self.arguments(inputs, states))
+            found = [t.clone() for a, _ in self.eager.kept for t in a.get(self.eager.module) or ()] if kept else []
+        for slot, tensor in zip(kept, found, strict=True):
+            following[slot] = tensor
+        for slot, output in zip(sorted(self._slots(ArgumentSite)), self.pairs.values(), strict=True):
+            following[slot] = run.outputs[output]
+        return run, following
+
+    def trace_of(self, inputs: Mapping[str, Tensor], states: Sequence[Tensor]) -> tuple[Run, object]:
         """A run, and what shows whether another took as many steps: its operations, and the sizes of what it returned."""
-        with listing(self.eager.module) as operations:
+        with counting(self.eager.module) as count:
             run = self.run(inputs, states)
-        return run, (len(operations), run.layer_steps, tuple(t.shape for t in run.outputs.values()))
+        return run, (count[0], run.layer_steps, tuple(t.shape for t in run.outputs.values()))
+
+    def count_operations(self, inputs: Mapping[str, Tensor], states: Sequence[Tensor]) -> int:
+        """How many operations a call takes."""
+        with counting(self.eager.module) as count:
+            self.run(inputs, states)
+        return count[0]
+
+    def _slots(self, kind: type[Site]) -> set[int]:
+        """The states of one kind of site at the border, by number."""
+        at_border = [(start, site) for start, site in self._with_offsets() if isinstance(site, kind) and not site.looped]
+        return {start + place for start, site in at_border for place in range(len(site.names))}
 
     def _loops_over_layers(self, run: Run) -> bool:
         return len(run.layer_steps) != len(self.eager.layers())
@@ -161,7 +185,7 @@ class SitedModule:
         border: list[Site] = []
         if self.pairs:
             edges = [(self.example.places[argument], run.places[output]) for argument, output in self.pairs.items()]
-            border.append(CellSite("", edges, self.example.spec, names=tuple(self.pairs), looped=False))
+            border.append(ArgumentSite(edges, self.example.spec, tuple(self.pairs)))
             self.state_outputs |= set(self.pairs.values())
         kept = self._find_kept(reading.kept)
         border += [] if kept is None else [kept]
@@ -221,7 +245,7 @@ class SitedModule:
         states = self.eager.run(self._example_arguments(), border).following
         for seed in (0, 1):
             generator = torch.Generator().manual_seed(seed)
-            random = [torch.randn(s.shape, generator=generator, dtype=s.dtype) for s in states]
+            random = [random_state(s.shape, s.dtype, generator) for s in states]
             run = self.eager.run(self._example_arguments(), [*border, inner], [*random, *(None for _ in inner.names)])
             given.append(run.passages[-1].given)
         return any(a is not None and b is not None and not torch.equal(a, b) for a, b in zip(*given, strict=True))

@@ -4,8 +4,8 @@ A site is attached to a module for the time of one call. It can put a state in t
 the module itself handed over there, and what the next state is:
 
     LayerSite       nn.RNN, nn.LSTM, nn.GRU: one call for the whole sequence, state `(L, B, H)` per kind
-    CellSite        any submodule called once per step that is given what it returned the step before; and the module itself,
-                    where its caller does that
+    CellSite        any submodule called once per step that is given what it returned the step before
+    ArgumentSite    arguments of the module itself, and the results that its caller gives back to it
     AttributeSite   attributes and buffers that `forward` changes (`_attributes.py`)
     LoopSite        a value of a Python loop, whatever computes it (`_loops.py`)
 """
@@ -91,7 +91,7 @@ def join(groups: Sequence[Sequence[Tensor]], *, as_tuple: bool) -> Any:
     joined = []
     for group in groups:
         whole = torch.cat(list(group))
-        setattr(whole, _PARTS, list(group))
+        setattr(whole, _PARTS, (whole._version, list(group)))
         joined.append(whole)
     return tuple(joined) if as_tuple else joined[0]
 
@@ -99,8 +99,19 @@ def join(groups: Sequence[Sequence[Tensor]], *, as_tuple: bool) -> Any:
 def split(layer: nn.RNNBase, hx: Any) -> list[Tensor]:
     """The other way round; of a layer in two directions, each state is `(2, B, H)`."""
     size = 2 if layer.bidirectional else 1
-    wholes = [getattr(t, _PARTS, None) or torch.split(t, size) for t in _tuple(hx)]
+    wholes = [_parts(t) or torch.split(t, size) for t in _tuple(hx)]
     return [part for parts in zip(*wholes, strict=True) for part in parts]
+
+
+def is_joined(tensor: Tensor) -> bool:
+    """Whether a tensor remembers what it was joined from."""
+    return hasattr(tensor, _PARTS)
+
+
+def _parts(tensor: Tensor) -> list[Tensor] | None:
+    """What a tensor was joined from; None where it was not, or was changed since."""
+    version, parts = getattr(tensor, _PARTS, (None, None))
+    return parts if version == tensor._version else None
 
 
 def layer_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -163,33 +174,17 @@ class LayerSite(Site):
         return [(t.clone(), list(range(k, len(self.names), count))) for k, t in enumerate(_tuple(hx))]
 
 
-@final
-class CellSite(Site):
-    """A submodule whose states are those of its arguments that it returned the call before.
+class _CalledSite(Site):
+    """A submodule that takes states among its arguments, and hands the next ones back among its results.
 
     Args:
         path: of the submodule; "" for the module itself.
         edges: pairs of a place among the flattened arguments and one among the flattened results.
         spec: the structure of the arguments where the states are given.
-        names: of the states; after the path by default.
-        looped: whether it is called once per step.
     """
 
-    def __init__(
-        self,
-        path: str,
-        edges: Sequence[tuple[int, int]],
-        spec: pytree.TreeSpec,
-        *,
-        names: Sequence[str] = (),
-        looped: bool = True,
-    ) -> None:
-        self.path, self.looped = path, looped
-        self._edges, self._spec = tuple(edges), spec
-        kinds = ("h", "c") if len(edges) <= 2 else tuple(f"s{place}" for place in range(len(edges)))
-        self.names = tuple(names) or tuple(joined_path(path, kind) for kind, _ in zip(kinds, edges, strict=False))
-        self.what = "argument" if names else "cell"
-        self.places = self.names if names else [path for _ in self.names]
+    def __init__(self, path: str, edges: Sequence[tuple[int, int]], spec: pytree.TreeSpec) -> None:
+        self.path, self._edges, self._spec = path, tuple(edges), spec
 
     @contextmanager
     def attach(self, module: nn.Module, states: Sequence[Tensor] | None) -> Iterator[Passage]:
@@ -227,6 +222,38 @@ class CellSite(Site):
         filled = [places[i] if i in places else next(others) for i in range(self._spec.num_leaves)]
         arguments: Arguments = pytree.tree_unflatten(filled, self._spec)
         return arguments
+
+
+@final
+class CellSite(_CalledSite):
+    """A submodule called once per step, whose states are those of its arguments that it returned the call before."""
+
+    looped = True
+    what = "cell"
+
+    def __init__(self, path: str, edges: Sequence[tuple[int, int]], spec: pytree.TreeSpec) -> None:
+        super().__init__(path, edges, spec)
+        kinds = ("h", "c") if len(edges) <= 2 else tuple(f"s{place}" for place in range(len(edges)))
+        self.names = tuple(joined_path(path, kind) for kind, _ in zip(kinds, edges, strict=False))
+        self.places = [path for _ in self.names]
+
+
+@final
+class ArgumentSite(_CalledSite):
+    """Arguments of a module, and the results that hand the next states back: of the whole, or of one that takes a step.
+
+    Args:
+        names: of the arguments.
+        path: of the module that takes one step; "" for the whole.
+    """
+
+    what = "argument"
+
+    def __init__(self, edges: Sequence[tuple[int, int]], spec: pytree.TreeSpec, names: Sequence[str], path: str = "") -> None:
+        super().__init__(path, edges, spec)
+        self.names = tuple(names)
+        self.places = self.names
+        self.looped = path != ""
 
 
 def as_tree(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """The inputs and the states of a lifted module."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,13 @@ from torch import Tensor
 from rnnx._axes import Axes
 from rnnx._packing import sample_lengths
 from rnnx_runtime.artifact import Dimension
+
+
+def random_state(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    """Values that a state may have: between -1 and 1, small integers, or both truth values."""
+    if dtype.is_floating_point:
+        return torch.rand(shape, generator=generator, dtype=dtype) * 2 - 1
+    return torch.randint(2 if dtype == torch.bool else 4, shape, generator=generator).to(dtype)
 
 
 @dataclass(frozen=True)

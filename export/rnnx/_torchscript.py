@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnx._axes import has_time
+from rnnx._eager import first_line
 from rnnx._errors import ExportError
 from rnnx._lift import Lift
 from rnnx._lifted import LiftedModule
@@ -55,8 +56,9 @@ def trace(lift: Lift) -> torch.jit.ScriptModule:
             )
             return _loop(traced, lift) if scanned else traced
         except Exception as error:
-            reason = str(error).strip().split("\n", 1)[0]
-            raise ExportError(f"torch {torch.__version__} cannot make TorchScript of {lift.name}: {reason}") from error
+            raise ExportError(
+                f"torch {torch.__version__} cannot make TorchScript of {lift.name}: {first_line(error)}"
+            ) from error
 
 
 def serialise(script: torch.jit.ScriptModule, manifest: Manifest) -> bytes:
@@ -65,6 +67,13 @@ def serialise(script: torch.jit.ScriptModule, manifest: Manifest) -> bytes:
     with quiet():
         torch.jit.save(script, buffer, _extra_files={MANIFEST_KEY: manifest.encode()})
     return _without_source(buffer)
+
+
+def deserialise(data: bytes) -> torch.jit.ScriptModule:
+    """What a reader of the file gets."""
+    with quiet():
+        script: torch.jit.ScriptModule = torch.jit.load(io.BytesIO(data))  # type: ignore[no-untyped-call]
+    return script
 
 
 def is_ours(path: Path) -> bool:
