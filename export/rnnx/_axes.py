@@ -140,11 +140,12 @@ def find_axes(
         except Exception as error:  # what shapes that don't fit raise
             reason = reason or first_line(error)
     shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in inputs.items())
+    first, letters = next(((name, "BTFGHIJK"[: tensor.ndim]) for name, tensor in inputs.items()), ("x", "BTF"))
     took = "" if steps is None else f"the module takes {steps} steps on the example, but "
     raise LiftError(
         f"no axes of {shapes} can be batch and time: {took}it does not run on one row and two steps more"
         + (f" ({reason})" if reason else "")
-        + '; say which they are with axes={"x": "BTF"}'
+        + ("" if wanted else f"; say which they are, a letter each: axes={{{first!r}: {letters!r}}}")
     )
 
 

@@ -218,11 +218,13 @@ def frozen_copy(module: nn.Module) -> nn.Module:
     left = [leaf for part in module.modules() for leaf in pytree.tree_leaves(own_values(part)) if isinstance(leaf, Tensor)]
     try:
         copied = copy.deepcopy(module, {id(value): value.detach().clone() for value in left if not value.is_leaf})
+        copied.cpu()
+        copied.eval()
+        copied.requires_grad_(False)
     except Exception as error:
-        raise ExportError(f"{type(module).__name__} cannot be copied: {first_line(error)}") from error
-    copied.cpu()
-    copied.eval()
-    copied.requires_grad_(False)
+        raise ExportError(
+            f"{type(module).__name__} cannot be copied to the CPU: {first_line(error)}; give it weights, by a first call or a checkpoint"
+        ) from error
     for part in copied.modules():
         for name, value in own_values(part).items():  # `cpu()` moves weights and buffers only
             if any(isinstance(leaf, Tensor) and leaf.device.type != "cpu" for leaf in pytree.tree_leaves(value)):

@@ -75,6 +75,7 @@ def export(
         ExportError: torch cannot trace it.
         OSError: a file cannot be written. The artifact is written last, and whole or not at all.
     """
+    module = getattr(module, "_orig_mod", module)  # what torch.compile has inside
     target = check_target(path)
     if opset not in OPSETS:
         raise ExportError(f"opset must be from {OPSETS[0]} to {OPSETS[-1]}, got {opset}")

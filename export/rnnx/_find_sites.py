@@ -88,10 +88,6 @@ class SiteFinder:
                 name = path if len(calls) == 1 else f"{path}.{number}".removeprefix(".")
                 sites.append(LayerSite(path, layer, number, name))
         self._refuse_stray_cells(run.calls, cells)
-        if isinstance(self._eager.module, OverTime):  # its owner has never seen the module around his
-            for site in sites:
-                site.names = tuple(name.removeprefix("module.") for name in site.names)
-                site.places = [place.removeprefix("module.") for place in site.places]
         order = {call.path: place for place, call in reversed(list(enumerate(run.calls)))}
         return tuple(sorted(sites, key=lambda site: order.get(getattr(site, "path", ""), -1)))
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnx._axes import Axes, Trial, axes_of, batch_first, far_apart, find_axes, find_output_shapes, has_time
+from rnnx._checks import changed_arguments
 from rnnx._eager import Run, first_line, frozen_copy
 from rnnx._errors import LiftError
 from rnnx._find_sites import Reading
@@ -28,8 +29,12 @@ from rnnx._sites import Arguments
 from rnnx._slots import LiftedInput, StateSlot, random_state
 from rnnx_runtime.artifact import BATCH, Dimension
 
-_CUTS: Final = ((4, 7), (100, 130))  # where a sequence is cut in two, and its length
-_LONG: Final = 200  # steps; what a loop does once must not have an end
+_CUTS: Final = (
+    (4, 7),
+    (100, 130),
+    (600, 1200),
+)  # where a sequence is cut in two, and its length; loops are slow, and stop earlier
+_LONG: Final = 1100  # steps; what a loop does once must not have an end
 _RANDOM_RUNS: Final = 16  # a state that the inputs mask now and then must show itself
 
 Tensors = dict[str, Tensor]
@@ -74,13 +79,16 @@ class Lift:
         self.dtypes = {name: str(sited.example_run.outputs[name].dtype).removeprefix("torch.") for name in self.outputs}
         if any(slot.computed for slot in self.states):
             self._part_conditions()
-        looped = sited.looped or self._operations_per_step() > 0
+        self._refuse_changed_arguments()
+        looped = self._operations_per_step() > 0 or sited.looped
         looped |= any(has_no_operator(layer) for layer in sited.eager.layers().values())
         self.lowering: Literal["recurrent", "scan"] = "scan" if looped else "recurrent"
         self.lowering_because = self._explain()
         self.not_streamable_because: str | None = None
         self.chunks_matter_because: str | None = None
-        reason = whole or self._find_lookahead()
+        if sited.lengths and not whole:
+            whole = f"{', '.join(sorted(sited.lengths))}: lengths are those of whole sequences"
+        reason = whole or self._find_lookahead(looped)
         if reason is not None and looped:
             raise LiftError(f"{self.name}: {reason}, and its steps can only be taken one by one")
         if sited.has_border and reason is not None:
@@ -202,7 +210,7 @@ class Lift:
             inputs = self.sample(1, steps, torch.Generator().manual_seed(0))
             counts.append(self.sited.count_operations(inputs, [slot.start(1) for slot in self.states]))
         added = counts[1] - counts[0]
-        if counts[2] != counts[0] + (_LONG - 2) * added:
+        if added and counts[2] != counts[0] + (_LONG - 2) * added:  # without a loop, torch notes what depends on the length
             raise LiftError(
                 f"{self.name}: the steps from 3 to {_LONG} do other things than the first ones; every step must do the same"
             )
@@ -228,8 +236,7 @@ class Lift:
                 raise LiftError(f"{name}: the state is changed on its way in, depending on the inputs; hand it over as it is")
             sizes: list[Dimension] = list(following[place].shape)
             sizes[axis] = BATCH
-            # What the caller hands over is a running state; a new sequence starts with zeros.
-            initial = None if start is None or computed or explicit else _initial(name, start, axis)
+            initial = None if start is None or computed else _initial(name, start, axis, explicit)
             slots.append(StateSlot(name, tuple(sizes), axis, initial, computed, following[place].dtype))
         return tuple(slots)
 
@@ -273,6 +280,13 @@ class Lift:
                 return True
         return False
 
+    def _refuse_changed_arguments(self) -> None:
+        """Refuse a state that the caller hands over and finds changed, without that it is returned."""
+        changed = changed_arguments(self.sited.eager, self.sited.example)
+        for spec in self._all_inputs:
+            if spec.name in changed and spec.axes.time is None:
+                raise LiftError(f"{spec.name}: forward changes this argument in place; return what it becomes")
+
     def _explain(self) -> str:
         """Why the recurrence is lowered as it is."""
         written_out = [path for path, layer in self.sited.eager.layers().items() if has_no_operator(layer)]
@@ -295,9 +309,9 @@ class Lift:
             and (name in self.sited.state_outputs or self._changes(spec, partial(self._answer_of, name)))
         ]
 
-    def _find_lookahead(self) -> str | None:
+    def _find_lookahead(self, looped: bool) -> str | None:
         """Run a sequence whole and in two chunks with the state carried; an output that differs looks beyond its chunk."""
-        for cut, steps in _CUTS:
+        for cut, steps in _CUTS[:2] if looped else _CUTS:
             inputs = self.sample(2, steps, torch.Generator().manual_seed(0))
             whole, ended = self.run(inputs)
             first, state = self.run(self.chunk(inputs, 0, cut))
@@ -332,11 +346,20 @@ def _wanted(sited: SitedModule, axes: Mapping[str, str]) -> dict[str, Axes]:
     return {name: axes_of(name, sited.inputs[name], letters) for name, letters in axes.items() if name in sited.inputs}
 
 
-def _initial(name: str, start: Tensor, batch_axis: int) -> Tensor | None:
-    """The initial value with a batch of 1; None for zeros."""
+def _initial(name: str, start: Tensor, batch_axis: int, explicit: bool) -> Tensor | None:
+    """The initial value with a batch of 1; None for zeros.
+
+    What the caller hands over is a running state, and a new sequence starts with zeros, unless his rows all start alike.
+    """
     row = start.narrow(batch_axis, 0, 1)
-    if not torch.equal(start, row.expand_as(start)):
-        raise LiftError(f"{name}: the initial state differs from row to row of the batch; start every row alike")
+    alike = torch.equal(start, row.expand_as(start))
+    if explicit and (not alike or start.shape[batch_axis] == 1):
+        return None
+    if not alike:
+        raise LiftError(
+            f"{name}: the initial state differs from row to row of the batch; start every row alike, and reset what the module keeps "
+            "before it is exported"
+        )
     return row.clone() if row.any() else None
 
 

@@ -26,6 +26,7 @@ from rnnx._scan import scan_over_time
 from rnnx._tidy import tidy
 from rnnx_runtime.artifact import BATCH, TIME, Dimension
 
+_FEWEST_STEPS: Final = 3  # all lengths up to here are in the gate's grid
 OPSETS: Final = range(18, 24)
 
 
@@ -168,6 +169,8 @@ def _refuse_guards(lift: Lift, captured: torch.export.ExportedProgram, axes: Seq
     for guard in environment.guards:
         symbols = {str(symbol) for symbol in guard.expr.free_symbols}
         one_size = type(guard.expr).__name__ == "Equality" and all(side.is_Symbol for side in guard.expr.args)
+        if _always(guard.expr, names) or _is_tested(guard.expr, names):
+            continue
         if symbols and not (one_size and len({names[symbol] for symbol in symbols if symbol in names}) <= 1):
             fixed = not symbols & names.keys() and re.fullmatch(r"Eq\(\w+, \w+\)", str(guard.expr)) is not None
             refused.append((guard.expr, fixed or {names.get(symbol) for symbol in symbols} == {BATCH}))
@@ -180,6 +183,21 @@ def _refuse_guards(lift: Lift, captured: torch.export.ExportedProgram, axes: Seq
         raise ExportError(message)
     borders = {int(number) for found, _ in refused for number in found.atoms() if number.is_Integer}
     raise _BatchError(message, {border + step for border in borders for step in (-1, 0, 1) if border + step > 1})
+
+
+def _always(expression: Any, names: Mapping[str, str]) -> bool:
+    """Whether a condition holds for every batch size, as all inputs have the same."""
+    batches = sorted((s for s in expression.free_symbols if names.get(str(s)) == BATCH), key=str)
+    return bool(expression.subs(dict.fromkeys(batches[1:], batches[0])) == True) if batches else False  # noqa: E712
+
+
+def _is_tested(expression: Any, names: Mapping[str, str]) -> bool:
+    """Whether a condition is that some number of steps, fewer than a few, is not 1: what torch asks before it broadcasts.
+
+    The parity gate runs those lengths.
+    """
+    found = re.fullmatch(r"Ne\((\w+)( - (\d+))?, 1\)", str(expression))
+    return found is not None and names.get(found.group(1)) == TIME and int(found.group(3) or 0) < _FEWEST_STEPS
 
 
 def _declare(model: ir.Model, shapes: Mapping[str, tuple[Dimension, ...]]) -> onnx.ModelProto:

@@ -4,9 +4,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -14,6 +16,8 @@ from torch.utils import _pytree as pytree
 from rnnx._sites import Arguments, is_aside
 
 Place = tuple[int, int]  # of an operation in a list or a round, and of a tensor among its flattened arguments or results
+
+_TORCH: Final = str(Path(torch.__file__).parent)  # whose frames hold what they were called with
 
 
 @dataclass
@@ -134,7 +138,7 @@ def _holder(tensor: Tensor, paths: Mapping[int, str]) -> str:
     found = ""
     while frame is not None:
         owner = frame.f_locals.get("self")
-        if isinstance(owner, nn.Module) and id(owner) in paths:
+        if isinstance(owner, nn.Module) and id(owner) in paths and not frame.f_code.co_filename.startswith(_TORCH):
             direct = {name: value for name, value in frame.f_locals.items() if isinstance(value, Tensor)}
             nested = [_elements(name, value) for name, value in frame.f_locals.items()]
             held = next((name for part in (direct, *nested) for name, value in part.items() if value is tensor), None)

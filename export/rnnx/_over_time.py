@@ -45,6 +45,7 @@ class OverTime(nn.Module):
             )
         with torch.no_grad(), eager.remembering():
             self._axes = self._find_batch(outputs, {name: letters.index("B") for name, letters in axes.items()})
+        self._starts = {name: self._first_row(name) for name in pairs}
         self.example = {
             name: torch.stack([tensor] * STEPS, self._axes[name] + 1)
             for name, tensor in self._step.tensors.items()
@@ -58,7 +59,7 @@ class OverTime(nn.Module):
     def forward(self, **inputs: Tensor) -> Tensor | dict[str, Tensor]:
         first = next(iter(inputs))
         axis = self._axes[first]
-        states = {name: self._zeros(name, inputs[first].shape[axis]) for name in self.names}
+        states = {name: self._start(name, inputs[first].shape[axis]) for name in self.names}
         answers: dict[str, list[Tensor]] = {name: [] for name in self._answers}
         for t in range(inputs[first].shape[axis + 1]):
             step = {name: tensor.select(self._axes[name] + 1, t) for name, tensor in inputs.items()}
@@ -74,9 +75,16 @@ class OverTime(nn.Module):
         returned: object = self.module(*args, **kwargs)
         return returned
 
-    def _zeros(self, name: str, batch: int) -> Tensor:
-        example = self._step.tensors[name]
-        return example.new_zeros([batch if axis == self._axes[name] else n for axis, n in enumerate(example.shape)])
+    def _first_row(self, name: str) -> Tensor:
+        """The example's row where all of its rows are alike, and there are several; else zeros."""
+        example, axis = self._step.tensors[name], self._axes[name]
+        row = example.narrow(axis, 0, 1)
+        alike = example.shape[axis] > 1 and torch.equal(example, row.expand_as(example))
+        return row if alike else torch.zeros_like(row)
+
+    def _start(self, name: str, batch: int) -> Tensor:
+        row, axis = self._starts[name], self._axes[name]
+        return row.expand([batch if place == axis else size for place, size in enumerate(row.shape)])
 
     def _find_batch(self, outputs: Mapping[str, Tensor], known: Mapping[str, int]) -> dict[str, int]:
         """The batch axis of each argument and answer: of one size, and the module runs on a row more."""

@@ -269,10 +269,11 @@ def _difference(have: NDArray[Any], want: NDArray[Any]) -> NDArray[np.float64]:
     if have.shape != want.shape or have.dtype != want.dtype:
         return np.full(1, math.inf)
     if want.dtype.kind != "f":
-        return (have != want).astype(np.float64)
+        return np.asarray(have != want, np.float64)
     same = (have == want) | (np.isnan(have) & np.isnan(want))
     with np.errstate(invalid="ignore"):
-        apart: NDArray[np.float64] = np.abs(have.astype(np.float64) - want)
+        apart = np.empty(want.shape)
+        np.abs(np.subtract(have, want, dtype=np.float64), out=apart)
     apart[same] = 0.0
     apart[np.isnan(apart)] = math.inf
     return apart

@@ -7,7 +7,7 @@ the whole sequence gives.
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import torch
@@ -16,8 +16,9 @@ from torch.utils import _pytree as pytree
 
 from rnnx._attributes import AttributeSite
 from rnnx._axes import axes_of
+from rnnx._checks import changed_arguments
 from rnnx._eager import EagerModule, Example, first_line, frozen_copy
-from rnnx._errors import LiftError, NothingFoundError
+from rnnx._errors import ExportError, LiftError, NothingFoundError
 from rnnx._find_sites import Reading
 from rnnx._lift import Lift
 from rnnx._over_time import OverTime
@@ -30,7 +31,8 @@ _STATE: Final = re.compile(
     r"(^|[._])(h|c|h_?[0tn]|c_?[0tn]|hx|cx|hxs|h_?prev|c_?prev|prev_?[hc]|hidden\w*|states?|cells?|memory|mem|cache\w*|prev|carry|s)([._]|$|\d)"
     r"|hidden|state|cache|memory|prev"
 )
-_MOST: Final = 12
+_MOST: Final = 12  # ways that are tried
+_MOST_WAYS: Final = 720
 
 
 def lift(
@@ -58,7 +60,7 @@ def lift(
 
 
 def _holds_doubles(module: nn.Module) -> bool:
-    return any(weight.dtype == torch.float64 for weight in module.parameters())
+    return {weight.dtype for weight in module.parameters() if weight.is_floating_point()} == {torch.float64}
 
 
 def _in_floats(example: object) -> object:
@@ -96,6 +98,8 @@ def _lift(module: nn.Module, example: object, states: Mapping[str, str] | None, 
         except LiftError as error:
             reasons.append(error)
             return None
+        except ExportError:
+            raise
         except Exception as error:  # what modules raise that are called in ways that they were not made for
             reasons.append(LiftError(f"{type(module).__name__} does not run: {type(error).__name__}: {first_line(error)}"))
             return None
@@ -109,7 +113,7 @@ def _lift(module: nn.Module, example: object, states: Mapping[str, str] | None, 
             lifted = holds(Reading(pairs, loops))
             if lifted is not None:
                 return lifted
-        stepped = _step_by_step(module, example, [pairs], axes, reasons) if pairs else None
+        stepped = _step_by_step(module, example, [pairs], axes, reasons, lambda _: True) if pairs else None
         return stepped or _first(found, reasons)
 
     plain = holds(Reading())
@@ -137,7 +141,7 @@ def _lift(module: nn.Module, example: object, states: Mapping[str, str] | None, 
         return _as_called(paired[0], module, example, axes)
     alone: list[Pairs] = [()]
     for group in ([*guesses, alone] if outer.keeps else guesses) if outer.takes_a_step else []:
-        stepped = _step_by_step(module, example, group, axes, reasons)
+        stepped = _step_by_step(module, example, group, axes, reasons, outer.is_known)
         if stepped is not None:
             return stepped
     if plain is not None:
@@ -159,21 +163,32 @@ def _first(found: list[Lift], reasons: list[LiftError]) -> Lift:
 
 
 def _step_by_step(
-    module: nn.Module, example: object, guesses: Sequence[Pairs], axes: Mapping[str, str] | None, reasons: list[LiftError]
+    module: nn.Module,
+    example: object,
+    guesses: Sequence[Pairs],
+    axes: Mapping[str, str] | None,
+    reasons: list[LiftError],
+    known: Callable[[Pairs], bool],
 ) -> Lift | None:
-    """The module as one that takes one step, where a guess is the only one that fits it."""
-    fitting: list[Lift] = []
+    """The module as one that takes one step, with the first guess that fits it.
+
+    Raises:
+        LiftError: there is no evidence for that guess but the order: steps cannot show which pairs are right.
+    """
     for pairs in guesses:
         try:
             over_time = OverTime(module, example, dict(pairs), axes or {})
-            fitting.append(Lift(over_time, over_time.example, Reading()))
+            lifted = Lift(over_time, over_time.example, Reading())
         except LiftError as error:
             reasons.append(error)
-    if len(fitting) > 1:
-        raise LiftError(
-            f"{type(module).__name__} takes one step, and more than one argument may be its state; {_Border(module, example).advice()}"
-        )
-    return fitting[0] if fitting else None
+            continue
+        if not known(pairs):
+            raise LiftError(
+                f"{type(module).__name__} takes one step, and which output hands each state back cannot be known; "
+                f"{_Border(module, example).advice()}"
+            )
+        return lifted
+    return None
 
 
 def _whole(
@@ -195,6 +210,10 @@ def _whole(
                 raise
             raise reason from None
     assert reason is not None
+    if outer.changed:
+        raise LiftError(
+            f"{', '.join(outer.changed)}: forward changes what it is given in place; return what it becomes"
+        ) from None
     if isinstance(reason, NothingFoundError) and outer.has_candidates:
         raise LiftError(f"no state was found in {outer.name}; where its caller hands it over, {outer.advice()}") from None
     raise reason
@@ -227,6 +246,8 @@ class _Border:
         self.keeps = bool(eager.kept)
         self._arguments = arguments.tensors
         self._outputs = run.outputs
+        self._through_cells = self._find_through_cells(eager, arguments)
+        self._changed = changed_arguments(eager, arguments)
 
     def check(self, states: Mapping[str, str]) -> None:
         """Refuse names that nothing has."""
@@ -236,36 +257,102 @@ class _Border:
                 raise LiftError(f"states: the example of {self.name} has no {what} {unknown[0]!r}; it has {', '.join(known)}")
 
     def guesses(self) -> list[list[Pairs]]:
-        """Pairs of argument and output of one shape, in groups: those whose names say that they are states come first."""
-        candidates = [name for name in self._arguments if self._outputs_for(name)]
-        hinted = [name for name in candidates if _STATE.search(name)]
-        groups = [list(itertools.islice(self._pairings(chosen), _MOST)) for chosen in (hinted, candidates) if chosen]
+        """Pairs of argument and output of one shape, in groups: those whose names say that they are states come first.
+
+        The first argument is the data, unless its name says otherwise.
+        """
+        hinted = [name for name in self._candidates() if _STATE.search(name)]
+        groups = [list(itertools.islice(self._pairings(names), _MOST)) for names in (hinted, self._candidates()) if names]
         return groups[:1] if groups[1:] and groups[0] == groups[1] else groups
+
+    def _candidates(self) -> list[str]:
+        """Arguments that may be states."""
+        first = next(iter(self._arguments))
+        fitting = [name for name in self._arguments if self._outputs_for(name)]
+        return [name for name in fitting if name != first or _STATE.search(name)]
+
+    def is_known(self, pairs: Pairs) -> bool:
+        """Whether there is evidence for the pairs beside their shapes.
+
+        That is: no other output has the shape; or both have the same place in structures of one form, the same key; or a torch
+        cell takes the one and returns the other.
+        """
+        return all(len(self._alike(output)) == 1 or self._is_evident(argument, output, pairs) for argument, output in pairs)
+
+    def _alike(self, output: str) -> list[str]:
+        return [name for name, tensor in self._outputs.items() if _kind(tensor) == _kind(self._outputs[output])]
+
+    def _is_evident(self, argument: str, output: str, pairs: Pairs) -> bool:
+        rivals = [name for name in self._alike(output) if _in_common(argument, name) >= max(1, _in_common(argument, output))]
+        return rivals == [output] or (argument, output) in self._through_cells
+
+    def _find_through_cells(self, eager: EagerModule, arguments: Example) -> set[tuple[str, str]]:
+        """Arguments that a torch cell is given as they are, and outputs that are what it returned, by the place of h and c."""
+        generator = torch.Generator().manual_seed(0)
+        tensors = {
+            name: torch.randn(t.shape, generator=generator, dtype=t.dtype) if t.is_floating_point() else t
+            for name, t in arguments.tensors.items()
+        }
+        cells = [path for path, part in eager.module.named_modules() if isinstance(part, nn.RNNCellBase | nn.RNNBase)]
+        try:
+            run = eager.run(arguments.arguments(list(tensors.values())), watch=cells)
+        except Exception:
+            return set()
+        found = set()
+        for call in run.calls:
+            given = pytree.tree_leaves(call.args[1:])
+            returned = pytree.tree_leaves(call.returned)[-len(given) :] if given else []
+            for before, after in zip(given, returned, strict=False):
+                names = [n for n, t in tensors.items() if _holds_the_same(t, before)]
+                outputs = [n for n, t in run.outputs.items() if _holds_the_same(t, after)]
+                found |= set(itertools.product(names, outputs))
+        return found
+
+    @property
+    def changed(self) -> list[str]:
+        """Arguments that `forward` changes in place."""
+        return list(self._changed)
 
     @property
     def has_candidates(self) -> bool:
         """Whether an output has the shape of an argument."""
-        return any(self._outputs_for(name) for name in self._arguments)
+        return bool(self._candidates())
 
     def advice(self) -> str:
         """What to say where the pairs cannot be known."""
-        candidates = {name: outputs for name in self._arguments if (outputs := self._outputs_for(name))}
+        candidates = {name: self._outputs_for(name) for name in self._candidates() or self._arguments}
         said = "; ".join(f"{name} may come from {' or '.join(outputs)}" for name, outputs in candidates.items())
-        first, outputs = next(iter(candidates.items()))
-        return f"say which output hands each state back, such as states={{{first!r}: {outputs[-1]!r}}}: {said}"
+        groups = self.guesses()
+        likely = dict(next(iter(groups[0]), ())) if groups else {name: outputs[-1] for name, outputs in candidates.items()}
+        return f"say which output hands each state back, such as states={likely}: {said}"
 
     def _pairings(self, arguments: list[str]) -> Iterator[Pairs]:
-        """Every way to give each argument an output of its own, in order; of more outputs than arguments, the last ones first."""
+        """Every way to give each argument an output of its own; the likeliest first.
+
+        What a torch cell or the places in a structure say goes before the order; of more outputs than arguments, the last ones go
+        first.
+        """
         groups: dict[object, list[str]] = {}
         for name in arguments:
             groups.setdefault(_kind(self._arguments[name]), []).append(name)
         ways = []
         for names in groups.values():
             outputs = self._outputs_for(names[0])
-            ways.append([list(zip(names, way, strict=True)) for way in itertools.combinations(outputs, len(names))][::-1])
+            found = [list(zip(names, way, strict=True)) for way in itertools.permutations(outputs, len(names))][:_MOST_WAYS]
+            ways.append(sorted((way for way in found if all(self._may_be(*pair) for pair in way)), key=self._unlikely))
         for chosen in itertools.product(*ways):
             pairs = dict(pair for group in chosen for pair in group)
             yield tuple((name, pairs[name]) for name in arguments)
+
+    def _may_be(self, argument: str, output: str) -> bool:
+        """An argument that is changed in place is handed back as what it became."""
+        return argument not in self._changed or _holds_the_same(self._changed[argument], self._outputs[output])
+
+    def _unlikely(self, way: list[tuple[str, str]]) -> tuple[int, int, list[int]]:
+        """Sorts ways of pairing."""
+        places = [list(self._outputs).index(output) for _, output in way]
+        evidence = sum((pair in self._through_cells) + _in_common(*pair) for pair in way)
+        return -evidence, int(places != sorted(places)), [-place for place in places]
 
     def _outputs_for(self, argument: str) -> list[str]:
         """Outputs of the same shape and type; where a name says that some are state, only those."""
@@ -274,6 +361,16 @@ class _Border:
             return []
         fitting = [name for name, output in self._outputs.items() if _kind(output) == _kind(tensor)]
         return [name for name in fitting if _STATE.search(name.removeprefix("output"))] or fitting
+
+
+def _in_common(argument: str, output: str) -> int:
+    """How many of the last parts of two names are the same: `state.0.h` and `output.1.0.h` have two."""
+    ends = zip(argument.split(".")[::-1], output.split(".")[::-1], strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], ends))
+
+
+def _holds_the_same(a: object, b: object) -> bool:
+    return isinstance(a, Tensor) and isinstance(b, Tensor) and a.numel() == b.numel() and torch.equal(a.flatten(), b.flatten())
 
 
 def _kind(tensor: Tensor) -> object:

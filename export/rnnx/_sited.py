@@ -4,6 +4,7 @@ What can be known of a module before its axes are.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -59,6 +60,10 @@ class SitedModule:
             if not self.sites:
                 raise NothingFoundError(nothing_found(self.eager, self.example))
         self.example_run = self.eager.run(self._example_arguments(), self.sites)
+        if isinstance(module, OverTime):  # its owner has never seen the module around his
+            for site in self.sites:
+                site.names = tuple(name.removeprefix("module.") for name in site.names)
+                site.places = [place.removeprefix("module.") for place in site.places]
         taken = {*self.example.tensors, *self.example_run.outputs} - set(self.pairs)
         for site in self.sites:  # every tensor at the border of the artifact has a name of its own
             site.names = tuple(f"{name}.state" if name in taken else name for name in site.names)
@@ -66,7 +71,7 @@ class SitedModule:
         self.inputs = {name: tensor for name, tensor in self.example.tensors.items() if name not in states}
         if not self.inputs:
             raise NothingFoundError(f"all of {', '.join(states)} would be states, and nothing the input of a step")
-        self.lengths = {
+        self.lengths = {name for name, t in self.inputs.items() if self._look_like_lengths(name, t)} | {
             name for name, t in self.inputs.items() if any(_are_lengths(t, packed) for packed in self.example_run.lengths)
         }
 
@@ -206,6 +211,16 @@ class SitedModule:
         for site, (_, reason) in stray.items():
             if site in self.sites:
                 raise LiftError(reason)
+
+    def _look_like_lengths(self, name: str, tensor: Tensor) -> bool:
+        """Whole numbers, one per row, that are called lengths and are no more than there are steps."""
+        whole = tensor.ndim == 1 and not tensor.is_floating_point() and tensor.dtype != torch.bool
+        longest = max((size for t in self.inputs.values() for size in t.shape), default=0)
+        return (
+            whole
+            and re.search(r"len(gth)?s?([_.]|$)", name) is not None
+            and 1 <= int(tensor.min()) <= int(tensor.max()) <= longest
+        )
 
     def _with_offsets(self) -> Iterator[tuple[int, Site]]:
         offset = 0

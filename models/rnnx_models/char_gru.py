@@ -16,6 +16,7 @@ class CharGruRecipe(CharRecipe):
 
     name = "char_gru"
     layer = nn.GRU
+    bits = 2.2
 
 
 RECIPE: Final = CharGruRecipe

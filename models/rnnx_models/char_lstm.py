@@ -16,6 +16,7 @@ class CharLstmRecipe(CharRecipe):
 
     name = "char_lstm"
     layer = nn.LSTM
+    bits = 2.15
 
 
 RECIPE: Final = CharLstmRecipe

@@ -16,6 +16,7 @@ class CharRnnRecipe(CharRecipe):
 
     name = "char_rnn"
     layer = nn.RNN
+    bits = 2.5
 
 
 RECIPE: Final = CharRnnRecipe

@@ -64,8 +64,8 @@ def test_a_planted_mistake_leaves_no_artifact(plant, monkeypatch, tmp_path):
 def test_a_gru_that_applies_the_reset_gate_too_early_is_caught(monkeypatch, tmp_path):
     lowered = _lower.lower
 
-    def lower(lift):
-        model = lowered(lift)
+    def lower(lift, opset):
+        model = lowered(lift, opset)
         for node in model.graph.node:
             kept = [attribute for attribute in node.attribute if attribute.name != "linear_before_reset"]
             del node.attribute[:]

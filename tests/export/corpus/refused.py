@@ -157,6 +157,6 @@ STYLES = (
         Pairing,
         lambda: (randn(3, 4), randn(3, 4, seed=1)),
         "refused",
-        refusal="a may come from output.0 or output.1",
+        refusal="b may come from output.0 or output.1",
     ),
 )
