@@ -335,7 +335,9 @@ class Lift:
             for spec in self.inputs
         }
         try:
-            return self.sited.run(inputs, [torch.zeros(slot.at(batch), dtype=slot.dtype) for slot in self.states])
+            run = self.sited.run(inputs, [torch.zeros(slot.at(batch), dtype=slot.dtype) for slot in self.states])
+            self.sited.steps(run)  # every site must be passed at every size
+            return run
         except LiftError:
             raise
         except Exception as error:

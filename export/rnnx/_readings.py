@@ -130,8 +130,8 @@ def _lift(module: nn.Module, example: object, states: Mapping[str, str] | None, 
     guesses = outer.guesses()
     paired: list[Lift] = []
     for pairs in itertools.chain(*guesses):
-        for loops in (False, True):
-            lifted = holds(Reading(pairs, loops))
+        for reading in (Reading(pairs), Reading(pairs, loops=True), Reading(pairs, bare=True)):
+            lifted = holds(reading)
             if lifted is not None and not lifted.loose_ends():
                 paired.append(lifted)
                 break

@@ -48,7 +48,7 @@ class SitedModule:
         self.state_outputs: set[str] = set()
         self.sites: tuple[Site, ...] = ()
         if not reading.whole:
-            self.sites = SiteFinder(self.eager, self.example, reading).find()
+            self.sites = () if reading.bare else SiteFinder(self.eager, self.example, reading).find()
             handed = HandedOver(self.sites, *self._run_on_random_floats())
             self.state_arguments, self.state_outputs = handed.arguments, handed.outputs
             # An argument that one site takes as it is, and another in another way, is a state of the module's border.
@@ -196,7 +196,7 @@ class SitedModule:
         border += [] if kept is None else [kept]
         if border:
             slots = {site: range(start, start + len(site.names)) for start, site in self._with_offsets()}
-            inside = [site for site in self.sites if not reading.bare and not self._decides(border, site)]
+            inside = [site for site in self.sites if not self._decides(border, site)]
             gone = {slot for site in self.sites if site not in inside for slot in slots[site]}
             if any(set(argument.slots) & gone for argument in self.state_arguments.values()):
                 raise LiftError(

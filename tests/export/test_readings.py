@@ -326,3 +326,45 @@ def test_two_exports_at_once_leave_the_process_as_it_was(tmp_path):
         thread.join()
     assert (sys.stderr, logging.root.manager.disable) == before
     assert all((tmp_path / f"{number}.onnx").exists() for number in range(2))
+
+
+class TwoWays(nn.Module):
+    """One way for a single step, another for more, as people write it who stream by hand."""
+
+    def __init__(self, loop):
+        super().__init__()
+        self.gru, self.cell, self.loop = nn.GRU(4, 6, batch_first=True), nn.GRUCell(4, 6), loop
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            setattr(self.cell, name, getattr(self.gru, f"{name}_l0"))
+
+    def forward(self, x, h):
+        if x.size(1) == 1:
+            y = self.cell(x[:, 0], h[0])
+            return y[:, None], y[None]
+        if not self.loop:
+            return self.gru(x, h)
+        out, y = [], h[0]
+        for t in range(x.size(1)):
+            y = self.cell(x[:, t], y)
+            out.append(y)
+        return torch.stack(out, 1), y[None]
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_one_way_for_one_step_and_another_for_more(loop, tmp_path):
+    module = TwoWays(loop).eval()
+    done = rnnx.export(module, (torch.randn(2, 5, 4), torch.zeros(1, 2, 6)), tmp_path / "m.onnx")
+    model, x = load(done.path), torch.randn(2, 4, 4)
+    stream, h = model.stream(batch=2), torch.zeros(1, 2, 6)
+    with torch.no_grad():
+        for part in (x[:, :1], x[:, 1:3], x[:, 3:]):
+            y, h = module(part, h)
+            np.testing.assert_allclose(stream.feed(part.numpy()), y.numpy(), atol=1e-5)
+
+
+def test_two_ways_that_differ_are_refused(tmp_path):
+    module = TwoWays(False)
+    module.cell.weight_hh = nn.Parameter(torch.randn(18, 6))
+    with pytest.raises(rnnx.ExportError):
+        rnnx.export(module, (torch.randn(2, 5, 4), torch.zeros(1, 2, 6)), tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
