@@ -105,10 +105,7 @@ def test_a_class_is_a_factory_and_a_state_can_be_said(net):
     example = ["--example", "int64[B=3] < 9", "--example", "state: float32[B=3,6]"]
     result = run("--module", "net.py:Net", *example)
     assert result.exit_code == 1
-    assert (
-        "Net takes one step, and which output hands each state back cannot be known; say which"
-        in result.output
-    )
+    assert "Net takes one step, and which output hands each state back cannot be known; say which" in result.output
     assert "states={'state': 'output.1'}" in result.output
     result = run("--module", "net.py:Net", *example, "--states", "state=output.1", "--json")
     assert result.exit_code == 0, result.output
