@@ -112,7 +112,7 @@ def _lift(module: nn.Module, example: object, states: Mapping[str, str] | None, 
         for loops in (False, True):
             lifted = holds(Reading(pairs, loops))
             if lifted is not None:
-                return lifted
+                return lifted if lifted.chunks_matter_because is None else _as_called(lifted, module, example, axes)
         stepped = _step_by_step(module, example, [pairs], axes, reasons, lambda _: True) if pairs else None
         return stepped or _first(found, reasons)
 
@@ -128,17 +128,20 @@ def _lift(module: nn.Module, example: object, states: Mapping[str, str] | None, 
         if kept is not None and not kept.loose_ends():
             return kept
     guesses = outer.guesses()
-    paired: list[Lift] = []
+    paired: list[tuple[Pairs, Lift]] = []
     for pairs in itertools.chain(*guesses):
         for reading in (Reading(pairs), Reading(pairs, loops=True), Reading(pairs, bare=True)):
             lifted = holds(reading)
             if lifted is not None and not lifted.loose_ends():
-                paired.append(lifted)
+                paired.append((pairs, lifted))
                 break
-        if paired and paired[-1].chunks_matter_because is None:
-            return paired[-1]
-    if paired:
-        return _as_called(paired[0], module, example, axes)
+        if paired and paired[-1][1].chunks_matter_because is None:
+            return paired[-1][1]
+    if paired:  # steps do not give what the whole gives, so that they do not tell which pairs are right either
+        pairs, lifted = paired[0]
+        if not outer.is_known(pairs):
+            raise LiftError(f"which output of {outer.name} hands each state back cannot be known; {outer.advice()}")
+        return _as_called(lifted, module, example, axes)
     alone: list[Pairs] = [()]
     for group in ([*guesses, alone] if outer.keeps else guesses) if outer.takes_a_step else []:
         stepped = _step_by_step(module, example, group, axes, reasons, outer.is_known)

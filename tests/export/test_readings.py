@@ -368,3 +368,30 @@ def test_two_ways_that_differ_are_refused(tmp_path):
     with pytest.raises(rnnx.ExportError):
         rnnx.export(module, (torch.randn(2, 5, 4), torch.zeros(1, 2, 6)), tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+class Decayed(nn.Module):
+    """Scales its states once per call, and returns them the other way round; a second layer begins anew with every call."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.gru = nn.LSTM(4, 6, batch_first=True), nn.GRU(6, 6, batch_first=True)
+
+    def forward(self, x, h, c):
+        y, (h, c) = self.lstm(x, (0.9 * h, 0.8 * c))
+        return self.gru(y)[0], c, h
+
+
+def test_where_calls_matter_the_order_is_no_evidence_either(tmp_path):
+    module, start = Decayed().eval(), torch.zeros(1, 2, 6)
+    example = (torch.randn(2, 5, 4), start, start.clone())
+    with pytest.raises(rnnx.LiftError, match=r"which output of Decayed hands each state back cannot be known; say .* states="):
+        rnnx.export(module, example, tmp_path / "m.onnx")
+    done = rnnx.export(module, example, tmp_path / "m.onnx", states={"h": "output.2", "c": "output.1"})
+    assert done.manifest.chunks_matter_because
+    stream, h, c = load(done.path).stream(batch=2), start, start
+    with torch.no_grad():
+        for steps in (3, 1, 2):
+            x = torch.randn(2, steps, 4)
+            y, c, h = module(x, h, c)
+            np.testing.assert_allclose(stream.feed(x.numpy()), y.numpy(), atol=1e-5)
