@@ -35,7 +35,7 @@ def refuse_unsupported(eager: EagerModule) -> None:
 
 def changed_arguments(eager: EagerModule, example: Example) -> dict[str, Tensor | None]:
     """Arguments that `forward` changes in place, by name, and what they become; in lists and dicts they may be replaced."""
-    given = example.arguments(list(example.tensors.values()))
+    given = example.own_arguments()
     eager.run(given)
     after = pytree.tree_leaves(given)
     if len(after) != len(example.leaves):
@@ -55,8 +55,8 @@ def check_function(eager: EagerModule, example: Example) -> None:
     """Refuse a module that is not a function of its inputs, and of what it keeps."""
     try:
         first, second = (
-            eager.run(example.arguments(list(example.tensors.values()))),
-            eager.run(example.arguments(list(example.tensors.values()))),
+            eager.run(example.own_arguments()),
+            eager.run(example.own_arguments()),
         )
     except LiftError:
         raise

@@ -60,11 +60,6 @@ class Description:
         return msgspec.json.format(msgspec.json.encode(found)).decode()
 
 
-def amount(value: float) -> str:
-    """A score, short: `1`, `0.25`, `0.00312`."""
-    return f"{value:.3g}"
-
-
 def _steps(manifest: Manifest) -> str:
     if not manifest.streamable:
         return f"whole sequences only: {manifest.not_streamable_because}"

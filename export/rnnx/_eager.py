@@ -97,6 +97,10 @@ class Example:
         if not self.tensors:
             raise ExportError("the example holds no tensor; give what forward is called with")
 
+    def own_arguments(self) -> Arguments:
+        """The example's own, copied."""
+        return self.arguments(list(self.tensors.values()))
+
     def arguments(self, tensors: Sequence[Tensor]) -> Arguments:
         """Positional and keyword arguments with these tensors in the places of the example's."""
         leaves = list(self.leaves)

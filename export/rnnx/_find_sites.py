@@ -54,7 +54,7 @@ class SiteFinder:
         reading, layers = self._reading, self._eager.layers()
         watch = [path for path, _ in self._eager.module.named_modules() if path]
         run = self._eager.run(
-            self._example.arguments(list(self._example.tensors.values())),
+            self._example.own_arguments(),
             watch=[*watch, *(path for path in layers if not path)],
         )
         if isinstance(self._eager.module, OverTime) and self._eager.module.names:

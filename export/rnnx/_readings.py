@@ -7,7 +7,7 @@ the whole sequence gives.
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import torch
@@ -73,7 +73,7 @@ def _largest_difference(module: nn.Module, example: object, single: nn.Module, f
     runs = []
     for one, given in ((module, example), (single, floats)):
         arguments = Example(one, given)
-        runs.append(EagerModule(one).run(arguments.arguments(list(arguments.tensors.values()))).outputs)
+        runs.append(EagerModule(one).run(arguments.own_arguments()).outputs)
     differences = ((tensor.double() - runs[1][name].double()).abs().max() for name, tensor in runs[0].items())
     return max(float(difference) for difference in differences)
 
@@ -107,13 +107,14 @@ def _lift(module: nn.Module, example: object, states: Mapping[str, str] | None, 
         return lifted if lifted.not_streamable_because is None else None
 
     if states is not None:
-        _Border(module, example).check(states)
+        outer = _Border(module, example)
+        outer.check(states)
         pairs = tuple(states.items())
         for loops in (False, True):
             lifted = holds(Reading(pairs, loops))
             if lifted is not None:
                 return lifted if lifted.chunks_matter_because is None else _as_called(lifted, module, example, axes)
-        stepped = _step_by_step(module, example, [pairs], axes, reasons, lambda _: True) if pairs else None
+        stepped = _step_by_step(module, example, [pairs], axes, reasons, None) if pairs else None
         return stepped or _first(found, reasons)
 
     plain = holds(Reading())
@@ -144,7 +145,7 @@ def _lift(module: nn.Module, example: object, states: Mapping[str, str] | None, 
         return _as_called(lifted, module, example, axes)
     alone: list[Pairs] = [()]
     for group in ([*guesses, alone] if outer.keeps else guesses) if outer.takes_a_step else []:
-        stepped = _step_by_step(module, example, group, axes, reasons, outer.is_known)
+        stepped = _step_by_step(module, example, group, axes, reasons, outer)
         if stepped is not None:
             return stepped
     if plain is not None:
@@ -171,9 +172,12 @@ def _step_by_step(
     guesses: Sequence[Pairs],
     axes: Mapping[str, str] | None,
     reasons: list[LiftError],
-    known: Callable[[Pairs], bool],
+    outer: "_Border | None",
 ) -> Lift | None:
     """The module as one that takes one step, with the first guess that fits it.
+
+    Args:
+        outer: knows what is evidence for a guess; None where the pairs were said.
 
     Raises:
         LiftError: there is no evidence for that guess but the order: steps cannot show which pairs are right.
@@ -185,10 +189,10 @@ def _step_by_step(
         except LiftError as error:
             reasons.append(error)
             continue
-        if not known(pairs):
+        if outer is not None and not outer.is_known(pairs):
             raise LiftError(
                 f"{type(module).__name__} takes one step, and which output hands each state back cannot be known; "
-                f"{_Border(module, example).advice()}"
+                f"{outer.advice()}"
             )
         return lifted
     return None
@@ -242,7 +246,7 @@ class _Border:
 
     def __init__(self, module: nn.Module, example: object) -> None:
         eager, arguments = EagerModule(module), Example(module, example)
-        run = eager.run(arguments.arguments(list(arguments.tensors.values())))
+        run = eager.run(arguments.own_arguments())
         self.name = eager.name
         self.has_layers = bool(run.layer_steps)
         self.takes_a_step = all(steps == 1 for steps in run.layer_steps)

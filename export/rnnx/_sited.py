@@ -56,10 +56,10 @@ class SitedModule:
                 self.state_arguments.pop(name, None)
             for name in self.state_arguments:
                 self.pairs.pop(name, None)
-            self._add_border_sites(handed.stray, self.eager.run(self._example_arguments()), reading)
+            self._add_border_sites(handed.stray, self.eager.run(self.example.own_arguments()), reading)
             if not self.sites:
                 raise NothingFoundError(nothing_found(self.eager, self.example))
-        self.example_run = self.eager.run(self._example_arguments(), self.sites)
+        self.example_run = self.eager.run(self.example.own_arguments(), self.sites)
         if isinstance(module, OverTime):  # its owner has never seen the module around his
             for site in self.sites:
                 site.names = tuple(name.removeprefix("module.") for name in site.names)
@@ -182,9 +182,6 @@ class SitedModule:
     def _loops_over_layers(self, run: Run) -> bool:
         return len(run.layer_steps) != len(self.eager.layers())
 
-    def _example_arguments(self) -> Arguments:
-        return self.example.arguments(list(self.example.tensors.values()))
-
     def _add_border_sites(self, stray: Mapping[Site, tuple[str, str]], run: Run, reading: Reading) -> None:
         """States that the sites inside do not take as they are: kept in attributes, or handed over in paired arguments."""
         border: list[Site] = []
@@ -233,21 +230,21 @@ class SitedModule:
         if not self.eager.kept:
             return None
         with self.eager.remembering():
-            first = self.eager.go_on(self._example_arguments(), self.sites)
-            second = self.eager.go_on(self._example_arguments(), self.sites)
+            first = self.eager.go_on(self.example.own_arguments(), self.sites)
+            second = self.eager.go_on(self.example.own_arguments(), self.sites)
         if _same(first, second):
             return None  # written, never read
         if (
             not at_border
             and self.sites
-            and _same(self.eager.run(self._example_arguments(), self.sites, first.following), second)
+            and _same(self.eager.run(self.example.own_arguments(), self.sites, first.following), second)
         ):
             return None
         site = AttributeSite(self.eager.kept)
         with self.eager.remembering():
-            ended = self.eager.go_on(self._example_arguments(), [site])
-            after = self.eager.go_on(self._example_arguments(), [site])
-        if not _same(self.eager.run(self._example_arguments(), [site], ended.following), after):
+            ended = self.eager.go_on(self.example.own_arguments(), [site])
+            after = self.eager.go_on(self.example.own_arguments(), [site])
+        if not _same(self.eager.run(self.example.own_arguments(), [site], ended.following), after):
             raise LiftError(
                 f"{self.eager.name} keeps state in {', '.join(site.names)} and in something else, which is no tensor; keep all "
                 "of it in tensors"
@@ -257,11 +254,11 @@ class SitedModule:
     def _decides(self, border: Sequence[Site], inner: Site) -> bool:
         """Whether what a site inside is given depends on the states at the border."""
         given = []
-        states = self.eager.run(self._example_arguments(), border).following
+        states = self.eager.run(self.example.own_arguments(), border).following
         for seed in (0, 1):
             generator = torch.Generator().manual_seed(seed)
             random = [random_state(s.shape, s.dtype, generator) for s in states]
-            run = self.eager.run(self._example_arguments(), [*border, inner], [*random, *(None for _ in inner.names)])
+            run = self.eager.run(self.example.own_arguments(), [*border, inner], [*random, *(None for _ in inner.names)])
             given.append(run.passages[-1].given)
         return any(a is not None and b is not None and not torch.equal(a, b) for a, b in zip(*given, strict=True))
 

@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from rnnx_models._resume import resume_path, save_training
-from rnnx_models.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from rnnx_models.checkpoint import CheckpointError, CheckpointHeader, load_checkpoint, read_tensors, save_checkpoint
 from rnnx_models.train import SettingsError, TrainingInterruptedError, train
 
 SHORT = {"epochs": 4, "batch_size": 8, "seq_len": 16}
@@ -108,6 +108,9 @@ def test_an_interrupted_training_leaves_the_best_checkpoint_so_far(make_small, i
     first = train(make_small(), **SHORT).curve.scores[0]
     module_score = make_small().score(module).value
     assert module_score == pytest.approx(first, rel=1e-6)
+    header, _ = read_tensors(interrupted, "rnnx", CheckpointHeader, "a checkpoint", "char_lstm")
+    assert header.score == first
+    assert header.best_epoch == 1
 
 
 def test_the_mean_loss_of_an_epoch_is_the_same_after_resuming(make_small, stop_at, path):
