@@ -9,18 +9,17 @@ import click
 
 from rnnx._values import check_output, read_image, read_values, write_values
 from rnnx_runtime import InputError, Model, load
-from rnnx_runtime.artifact import Sampling, write_atomic
+from rnnx_runtime.artifact import Sampling, ScalerCodec, write_atomic
 
 _LENGTH: Final = 200  # symbols, where neither the person nor the artifact says
 
-Unknown = Literal["error", "skip", "replace"]
+Unknown = Literal["error", "skip", "replace"] | None
 
 _unknown = click.option(
     "--unknown",
     type=click.Choice(["error", "skip", "replace"]),
-    default="error",
-    show_default=True,
-    help="A character that the model never saw: refuse it, leave it out, or put a space (else the model's first symbol) there.",
+    help="A character that the model never saw: refuse it, leave it out, or put another one there. "
+    "Default: what the artifact says, which is to refuse it where nobody said otherwise.",
 )
 
 
@@ -115,15 +114,16 @@ def generate(
 def _known(model: Model, text: str, unknown: Unknown) -> str:
     """The text without what the model never saw, or with something else in its place."""
     codec = model.manifest.codec
-    return text if codec is None or unknown == "error" else codec.clean(text, unknown)
+    return text if codec is None or isinstance(codec, ScalerCodec) or unknown is None else codec.clean(text, unknown)
 
 
 def _first_words(model: Model) -> str:
     if model.manifest.sampling is not None:
         return model.manifest.sampling.prompt
-    if model.manifest.codec is None:
-        raise InputError("this artifact has no text codec; it takes and gives numbers")
-    return model.manifest.codec.vocabulary[0]
+    codec = model.manifest.codec
+    if codec is None or isinstance(codec, ScalerCodec):
+        raise InputError("this artifact does not answer in text; it takes and gives numbers")
+    return codec.vocabulary[0]
 
 
 def _refuse_conditions(model: Model) -> None:

@@ -25,6 +25,7 @@ from rnnx_runtime.artifact import (
     Output,
     Provenance,
     Sampling,
+    ScalerCodec,
     StateSpec,
     Zeros,
 )
@@ -33,7 +34,7 @@ _GOLDEN_STEPS: Final = 4
 
 
 def make_manifest(lift: Lift, module: nn.Module, codec: Codec | None, sampling: Sampling | None, name: str) -> Manifest:
-    symbols = len(codec.vocabulary) if codec is not None else None
+    symbols = None if codec is None or isinstance(codec, ScalerCodec) else len(codec.vocabulary)
     outputs = tuple(
         Output(
             name=output,
@@ -100,7 +101,7 @@ def _init(slot: StateSlot) -> Zeros | Constant | Computed:
 def _input(spec: LiftedInput, codec: Codec | None) -> Input:
     dtype = _dtype(spec.name, str(spec.example.dtype).removeprefix("torch."))
     looked_up, size = spec.vocabulary_size, spec.vocabulary_size
-    if codec is not None and dtype.startswith("int"):
+    if codec is not None and not isinstance(codec, ScalerCodec) and dtype.startswith("int"):
         size = size or len(codec.vocabulary)
         if len(codec.vocabulary) > size:
             raise ExportError(f"the codec has {len(codec.vocabulary)} symbols, but {spec.name} is looked up among {looked_up}")
@@ -112,7 +113,11 @@ def check_codec(lift: Lift, codec: Codec) -> None:
     """Refuse a codec that gives what the module does not take."""
     if len(lift.inputs) != 1:
         raise ExportError(f"a codec needs one input of every step, there are {[spec.name for spec in lift.inputs]}")
-    spec, symbols = lift.inputs[0], len(codec.vocabulary)
+    spec = lift.inputs[0]
+    if isinstance(codec, ScalerCodec):
+        _check_scaler(lift, codec)
+        return
+    symbols = len(codec.vocabulary)
     if isinstance(codec, OneHotCodec) and (not spec.example.is_floating_point() or spec.shape[-1] != symbols):
         raise ExportError(
             f"a one-hot codec of {symbols} symbols needs float32 values (.., {symbols}); {spec.name} is {spec.shape}"
@@ -121,6 +126,18 @@ def check_codec(lift: Lift, codec: Codec) -> None:
         raise ExportError(
             f"a char codec needs integer tokens (batch, seq_len); {spec.name} is {spec.example.dtype} {spec.shape}"
         )
+
+
+def _check_scaler(lift: Lift, codec: ScalerCodec) -> None:
+    """Refuse a scaler of other features than the module has."""
+    sides = [("input", {spec.name: (spec.shape, str(spec.example.dtype)) for spec in lift.inputs}, codec.mean)]
+    sides.append(("output", {name: (shape, lift.dtypes[name]) for name, shape in lift.outputs.items()}, codec.output_mean))
+    for side, tensors, numbers in sides:
+        if numbers and len(tensors) != 1:
+            raise ExportError(f"a scaler is for one {side}, there are {list(tensors)}")
+        for name, (shape, dtype) in tensors.items() if numbers else ():
+            if "float" not in dtype or (len(numbers) > 1 and shape[-1] != len(numbers)):
+                raise ExportError(f"the scaler has {len(numbers)} {side} features; {name} is {dtype} {shape}")
 
 
 def _golden(lift: Lift) -> GoldenTrace:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from rnnx_runtime.artifact import CharCodec, Codec, Computed, Constant, Dimension, Manifest, Zeros
+from rnnx_runtime.artifact import CharCodec, Codec, Computed, Constant, Dimension, Manifest, ScalerCodec, Zeros
 
 
 class Description:
@@ -81,9 +81,18 @@ def _shape(shape: tuple[Dimension, ...]) -> str:
 def _codec(codec: Codec | None) -> str:
     if codec is None:
         return "none: takes and gives numbers"
+    if isinstance(codec, ScalerCodec):
+        sides = [("in", codec.mean, codec.std), ("out", codec.output_mean, codec.output_std)]
+        shown = [f"{side} mean {_numbers(mean)} std {_numbers(std)}" for side, mean, std in sides if mean]
+        return f"scaler, {'; '.join(shown)}"
     kind = "char" if isinstance(codec, CharCodec) else "one-hot"
-    shown = codec.vocabulary if len(codec.vocabulary) <= 40 else f"{codec.vocabulary[:40]}…"
-    return f"{kind}, {len(codec.vocabulary)} symbols: {shown!r}"
+    symbols = codec.vocabulary if len(codec.vocabulary) <= 40 else f"{codec.vocabulary[:40]}…"
+    unknown = "" if codec.unknown == "error" else f", unknown characters: {codec.unknown}"
+    return f"{kind}, {len(codec.vocabulary)} symbols: {symbols!r}{unknown}"
+
+
+def _numbers(numbers: tuple[float, ...]) -> str:
+    return ", ".join(f"{number:g}" for number in numbers[:4]) + (", …" if len(numbers) > 4 else "")
 
 
 def _parity(manifest: Manifest) -> str:

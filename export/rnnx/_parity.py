@@ -25,7 +25,7 @@ from rnnx._errors import LiftError
 from rnnx._lift import Lift
 from rnnx._report import TOLERANCES, Case, ParityReport
 from rnnx._slots import random_state
-from rnnx_runtime import Model, RnnxError, State, Stream
+from rnnx_runtime import Model, RnnxError, State
 
 _ONE_STEP: Final = 2e-6
 _BATCHES: Final = (1, 2, 5)
@@ -160,7 +160,7 @@ def _stepping(lift: Lift, model: Model) -> Iterator[Case]:
         inputs, states = lift.sample(batch, steps, generator), _random_states(lift, batch, generator)
         cuts = sorted({0, steps, *torch.randint(1, steps, (4,), generator=generator).tolist()})
         for check, bounds in (("chunks", cuts), ("steps", list(range(steps + 1)))):
-            stream = Stream(model, _state(model, states))
+            stream = model.stream(state=_state(model, states))
             parts = []
             expected, following = _in_calls(lift, inputs, states, [0, steps] if lift.chunks_matter_because is None else bounds)
             for start, stop in itertools.pairwise(bounds):
@@ -196,7 +196,7 @@ def _protocol(lift: Lift, model: Model) -> Iterator[Case]:
     """As a caller goes on who hands the states over himself: what forward returned goes back into it, three times."""
     generator = torch.Generator().manual_seed(5)
     states = _random_states(lift, 2, generator)
-    stream = Stream(model, _state(model, states))
+    stream = model.stream(state=_state(model, states))
     for steps in (1, 3, 2):
         inputs = lift.sample(2, steps, generator)
         found = lift.run_protocol(inputs, states)

@@ -13,24 +13,38 @@ import typing
 from rnnx_runtime._errors import (
     ArtifactError,
     ArtifactNotFoundError,
+    BusyError,
     ExecutionError,
     InputError,
+    ProviderError,
     RnnxError,
     StateError,
 )
+from rnnx_runtime._generation import Generation
 from rnnx_runtime._model import Model, load
+from rnnx_runtime._pool import Pool
+from rnnx_runtime._providers import Placement
+from rnnx_runtime._score import Hypothesis
 from rnnx_runtime._state import State
+from rnnx_runtime._stats import Stats
 from rnnx_runtime._stream import Stream
 
 __all__ = [
     "ArtifactError",
     "ArtifactNotFoundError",
+    "BusyError",
     "ExecutionError",
+    "Generation",
+    "Hypothesis",
     "InputError",
     "Model",
+    "Placement",
+    "Pool",
+    "ProviderError",
     "RnnxError",
     "State",
     "StateError",
+    "Stats",
     "Stream",
     "load",
 ]

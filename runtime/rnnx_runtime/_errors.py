@@ -5,6 +5,8 @@
     │   └── ArtifactNotFoundError  FileNotFoundError
     ├── InputError               ValueError         a value given to step, feed, run or infer
     ├── StateError               ValueError         a state that does not fit the model
+    ├── ProviderError            RuntimeError       an execution provider is unknown, missing, or left nodes to another
+    ├── BusyError                TimeoutError       a pool's queue stayed full
     └── ExecutionError           RuntimeError       ONNX Runtime failed
 
 Each message gives the rule, the value that broke it and what to do instead, on one line.
@@ -34,6 +36,14 @@ class InputError(RnnxError, ValueError):
 
 class StateError(RnnxError, ValueError):
     """A state does not fit the model or the batch."""
+
+
+class ProviderError(RnnxError, RuntimeError):
+    """An execution provider is unknown or not on this machine, or did not take what it was asked to."""
+
+
+class BusyError(RnnxError, TimeoutError):
+    """A pool's queue had no room in time."""
 
 
 class ExecutionError(RnnxError, RuntimeError):

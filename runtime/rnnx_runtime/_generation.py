@@ -1,91 +1,278 @@
 """Generation: one symbol after the other, each drawn from what the model answered to the one before.
 
-Drawing is one call: the largest of `logits / temperature + Gumbel noise` is distributed as the softmax is
-(https://en.wikipedia.org/wiki/Gumbel_distribution#Gumbel_reparameterization_tricks), and needs no sum and no sort.
+`Writing` is the text in progress, and knows no model: it draws a token, and is told what the model answered to it.
+`Generation` drives it over a stream or a pool. When a piece is handed out, the model has read it.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any, final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Self, TypedDict, final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from rnnx_runtime._errors import ExecutionError, InputError
-from rnnx_runtime._inputs import real, whole
+from rnnx_runtime import _snapshot
+from rnnx_runtime._errors import InputError, StateError, printable
+from rnnx_runtime._graph import Graph
+from rnnx_runtime._inputs import whole
+from rnnx_runtime._sampling import RandomState, Sampler, SamplerOptions, log_softmax
+from rnnx_runtime._state import State
+
+OnToken = Callable[[str], object]
+
+
+class GenerateOptions(TypedDict, total=False):
+    """What `Stream.generate` takes besides the prompt and the length; it says what they mean."""
+
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float
+    seed: int | None
+    stop: str | Sequence[str]
+    on_token: OnToken | None
+
+
+_LOGITS = "rnnx.logits"
+_SEEN = "rnnx.seen"
+
+
+class _Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All of a generation in progress but its arrays."""
+
+    sampler: SamplerOptions
+    random: RandomState
+    stop: tuple[str, ...]
+    left: int
+    text: str
+    held: str
+    held_logprobs: tuple[float, ...]
+    position: int
+
+
+# What a symbol's log-probability is computed from, where somebody asks: its token, and the logits that it was drawn from.
+# Where a checkpoint was in between, the log-probability.
+_Drawn = tuple[int, NDArray[Any]] | float
+
+
+def _logprob(drawn: _Drawn) -> float:
+    return drawn if isinstance(drawn, float) else float(log_softmax(drawn[1])[drawn[0]])
 
 
 @final
-class Sampler:
-    """Draws tokens from logits. The names and meanings are those of transformers' `generate`.
+class StopFilter:
+    """Lets a text through up to the first of the stop strings, which is left out.
 
-    Args:
-        temperature: 0 takes the most likely token, 1 draws from the model's own distribution.
-        top_k: only the k most likely tokens are drawn from; None for all.
-        top_p: only the most likely tokens that together reach this probability; None for all.
-        seed: the same seed draws the same tokens from the same logits; None for another each time.
-
-    Raises:
-        InputError: a value is no number, or out of range.
+    Attributes:
+        held: what is held back: only while it could be the beginning of a stop string.
+        ended: whether a stop string came.
     """
 
-    def __init__(
-        self, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, seed: int | None = None
-    ) -> None:
-        self._temperature = real("temperature", temperature)
-        if self._temperature < 0:
-            raise InputError(f"temperature must be 0 or more, got {temperature}")
-        self._top_k = None if top_k is None else whole("top_k", top_k, 1)
-        self._top_p = None if top_p is None else real("top_p", top_p)
-        if self._top_p is not None and not 0 < self._top_p <= 1:
-            raise InputError(f"top_p must be above 0 and at most 1, got {top_p}")
-        self._random = np.random.default_rng(None if seed is None else whole("seed", seed, 0))
+    def __init__(self, stop: Sequence[str]) -> None:
+        self.stop = tuple(stop)
+        self.held = ""
+        self.ended = False
 
-    def draw(self, logits: NDArray[Any]) -> int:
-        """A token, from logits `(V,)`; some may be -inf, for tokens that are never drawn.
+    def push(self, text: str) -> str:
+        """More of the text comes; what of it can be let through."""
+        self.held += text
+        found = min((at for at in (self.held.find(word) for word in self.stop) if at >= 0), default=None)
+        if found is not None:
+            self.ended = True
+            piece, self.held = self.held[:found], ""
+            return piece
+        keep = max((n for word in self.stop for n in range(1, len(word)) if self.held.endswith(word[:n])), default=0)
+        piece, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
+        return piece
+
+    def flush(self) -> str:
+        """No more comes: what was held back."""
+        piece, self.held = self.held, ""
+        return piece
+
+
+@final
+class Writing:
+    """A text in progress.
+
+    Attributes:
+        text: what was handed out.
+        logits: what the model answered last, `(V,)`.
+    """
+
+    def __init__(self, graph: Graph, sampler: Sampler, stop: tuple[str, ...], left: int, on_token: OnToken | None) -> None:
+        self.text = ""
+        self.logits: NDArray[Any] = np.empty(0)
+        self._codec = graph.text_codec()
+        self._digest = graph.digest
+        self._sampler = sampler
+        self._filter = StopFilter(stop)
+        self._left = left  # symbols that may still be drawn
+        self._on_token = on_token
+        self._pending: int | None = None  # drawn, and not yet read by the model
+        self._drawn: list[_Drawn] = []  # of the text held back
+        self._piece: list[_Drawn] = []
+
+    @property
+    def logprob(self) -> float:
+        """The natural log-probability of the piece handed out last, in the model's own distribution."""
+        return sum(map(_logprob, self._piece))
+
+    def begin(self, tokens: Sequence[int] | NDArray[Any], logits: NDArray[Any]) -> None:
+        """The model has read a prompt of these tokens."""
+        self._sampler.seen[np.asarray(tokens)] = True
+        self.logits = logits
+
+    def draw(self) -> int | None:
+        """The token that the model is to read next; None at the end. Until `read`, it stays the same."""
+        if self._left == 0:
+            return None
+        if self._pending is None:
+            self._pending = self._sampler.draw(self.logits)
+        return self._pending
+
+    def read(self, logits: NDArray[Any]) -> str:
+        """The model has read the token, and answered this; the text that can be handed out now."""
+        assert self._pending is not None
+        token, self._pending = self._pending, None
+        self._sampler.seen[token] = True
+        self._drawn.append((token, self.logits))
+        self._left -= 1
+        self.logits = logits
+        symbol = self._codec.decode([token])
+        piece = self._filter.push(symbol)
+        if self._filter.ended or (self._on_token is not None and self._on_token(symbol) is False):
+            self._left = 0
+        if self._left == 0:
+            piece += self._filter.flush()
+        if piece:
+            self.text += piece
+            self._piece, self._drawn = self._drawn[: len(piece)], self._drawn[len(piece) :]
+        return piece
+
+    def to_bytes(self, state: State) -> bytes:
+        """A checkpoint: this text, and the state of the stream that it is written with."""
+        progress = _Progress(
+            sampler=self._sampler.options,
+            random=self._sampler.random_state(),
+            stop=self._filter.stop,
+            left=self._left,
+            text=self.text,
+            held=self._filter.held,
+            held_logprobs=tuple(map(_logprob, self._drawn)) if self._filter.held else (),
+            position=state.position,
+        )
+        arrays = {**dict(state), _LOGITS: self.logits, _SEEN: self._sampler.seen}
+        return _snapshot.to_bytes("generation", self._digest, arrays, progress)
+
+    @classmethod
+    def from_bytes(cls, graph: Graph, data: bytes, on_token: OnToken | None) -> tuple[Self, State]:
+        """The text in progress that `to_bytes` was called on, and the state.
 
         Raises:
-            ExecutionError: the largest is not finite.
+            StateError: it is no whole checkpoint, it is damaged, or another model's.
+            InputError: the artifact does not answer in text.
         """
-        best = int(logits.argmax())  # of a NaN, if there is one
-        if not np.isfinite(logits[best]):
-            raise ExecutionError(f"the model gave a logit of {logits[best]}; no token can be drawn from it")
-        if self._temperature == 0:
-            return best
-        with np.errstate(over="ignore"):  # a very small temperature: all but the largest become -inf
-            scores = (logits.astype(np.float64) - float(logits[best])) / self._temperature
-        if self._top_k is not None and self._top_k < len(scores):
-            scores[scores < np.partition(scores, -self._top_k)[-self._top_k]] = -np.inf
-        if self._top_p is not None and self._top_p < 1:
-            scores[~_nucleus(scores, self._top_p)] = -np.inf
-        return int((scores + self._random.gumbel(size=len(scores))).argmax())
+        symbols = len(graph.text_codec().vocabulary)
+        header, arrays = _snapshot.from_bytes("generation", data)
+        logits, seen = arrays.pop(_LOGITS, None), arrays.pop(_SEEN, None)
+        try:
+            progress = msgspec.json.decode(header.meta, type=_Progress)
+            options = progress.sampler.checked()
+            writing = cls(graph, Sampler(options, 0, symbols), stop_strings(progress.stop), progress.left, on_token)
+            writing._sampler.set_random_state(progress.random)
+        except ValueError as error:  # msgspec's errors are ValueErrors, and so is InputError
+            raise StateError(f"the checkpoint is not valid: {printable(str(error))}") from None
+        state = graph.check_state(State._of(header.digest, 1, arrays, progress.position), 1)
+        if logits is None or seen is None or logits.shape != (symbols,) or seen.shape != (symbols,) or seen.dtype != np.bool_:
+            raise StateError(f"the checkpoint lacks the logits of {symbols} symbols; it was not made by rnnx")
+        if (
+            min(progress.left, progress.position) < 0
+            or logits.dtype.kind != "f"
+            or arrays.keys() != graph.states.keys()
+            or len(progress.held) != len(progress.held_logprobs)
+        ):
+            raise StateError("the checkpoint is not valid: it was not made by rnnx")
+        writing.text, writing._filter.held = progress.text, progress.held
+        writing.logits, writing._sampler.seen, writing._drawn = logits, seen, list(progress.held_logprobs)
+        return writing, state
 
 
-def _nucleus(scores: NDArray[np.float64], top_p: float) -> NDArray[np.bool_]:
-    """The most likely tokens that together reach `top_p`, the one that crosses it included."""
-    order = scores.argsort()[::-1]
-    likely = np.exp(scores[order] - scores[order[0]])
-    before = (np.cumsum(likely) - likely) / likely.sum()
-    kept = np.zeros(len(scores), np.bool_)
-    kept[order[before < top_p]] = True
-    return kept
+@final
+class Generation(Iterator[str]):
+    """Text in progress: iterate over its pieces.
 
-
-def until_stop(pieces: Iterator[str], stop: Sequence[str]) -> Iterator[str]:
-    """The text of `pieces` up to the first of the stop strings, which is left out.
-
-    A piece is held back only while it could be the beginning of a stop string.
+    It can be left and gone on with at any piece: `to_bytes` makes a checkpoint of it, `Stream.resume` goes on from there,
+    in any process, to the same text.
     """
-    held = ""
-    for piece in pieces:
-        held += piece
-        found = min((at for at in (held.find(word) for word in stop) if at >= 0), default=None)
-        if found is not None:
-            if found:
-                yield held[:found]
-            return
-        keep = max((n for word in stop for n in range(1, len(word)) if held.endswith(word[:n])), default=0)
-        if len(held) > keep:
-            yield held[: len(held) - keep]
-            held = held[len(held) - keep :]
-    if held:
-        yield held
+
+    def __init__(self, writing: Writing, read: Callable[[int], NDArray[Any]], state: Callable[[], State]) -> None:
+        self._writing = writing
+        self._read = read
+        self._state = state
+
+    def __next__(self) -> str:
+        while (token := self._writing.draw()) is not None:
+            piece = self._writing.read(self._read(token))
+            if piece:
+                return piece
+        raise StopIteration
+
+    @property
+    def text(self) -> str:
+        """What was handed out so far."""
+        return self._writing.text
+
+    @property
+    def logprob(self) -> float:
+        """The natural log-probability of the piece handed out last, in the model's own distribution: temperature 1, nothing
+        penalised or cut off. Summed over all pieces, it is that of the text.
+        """
+        return self._writing.logprob
+
+    def to_bytes(self) -> bytes:
+        """A checkpoint: the stream's state, the random numbers, the penalty's memory and the text so far.
+
+        Raises:
+            InputError: the stream is in use by another call.
+        """
+        return self._writing.to_bytes(self._state())
+
+
+def start_writing(
+    graph: Graph, prompt: str, max_new_tokens: int, options: GenerateOptions
+) -> tuple[Writing, NDArray[np.int64]]:
+    """A text to be written, and the tokens of its prompt; everything is checked and nothing is run.
+
+    Raises:
+        InputError: see `Stream.generate`.
+    """
+    codec, given = graph.text_codec(), dict(options)
+    seed, stop, on_token = given.pop("seed", None), given.pop("stop", ()), given.pop("on_token", None)
+    unknown = given.keys() - set(SamplerOptions.__struct_fields__)
+    if unknown:
+        raise InputError(f"generate has no argument {min(unknown)!r}; it has {', '.join(GenerateOptions.__annotations__)}")
+    sampling = SamplerOptions(**given).checked()  # type: ignore[arg-type]
+    if not prompt:
+        raise InputError("the prompt is empty; give at least one character to begin with")
+    count = whole("max_new_tokens", max_new_tokens, 0)
+    if on_token is not None and not callable(on_token):
+        raise InputError(f"on_token must be a function of one text, got {on_token!r}")
+    words = stop_strings(stop)
+    tokens = codec.tokens(prompt)
+    if not len(tokens):
+        raise InputError("nothing of the prompt is in the model's vocabulary")
+    sampler = Sampler(sampling, None if seed is None else whole("seed", seed, 0), len(codec.vocabulary))
+    return Writing(graph, sampler, words, count, on_token), tokens
+
+
+def stop_strings(stop: Any) -> tuple[str, ...]:
+    """One stop string, or any number of them."""
+    try:
+        words = (stop,) if isinstance(stop, str) else tuple(stop)
+    except TypeError:
+        raise InputError(f"stop must be a text or several, got {stop!r}") from None
+    if not all(isinstance(word, str) and word for word in words):
+        raise InputError(f"stop strings are texts and not empty, got {stop!r}")
+    return words

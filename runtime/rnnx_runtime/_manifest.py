@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from rnnx_runtime._codec import Codec
+from rnnx_runtime._codec import Codec, ScalerCodec
 from rnnx_runtime._errors import ArtifactError, printable
 
 MANIFEST_KEY: Final = "rnnx.manifest"
@@ -259,9 +259,11 @@ class Manifest(_Strict, frozen=True):
     def _check_codec(self) -> None:
         """The codec, what it is given to, and what it reads the answer from, are of one size."""
         logits = [spec for spec in self.outputs if spec.role == "logits"]
-        if self.codec is None:
+        if self.codec is None or isinstance(self.codec, ScalerCodec):
             if logits or self.sampling is not None:
-                raise ValueError("logits and sampling need a codec")
+                raise ValueError("logits and sampling need a codec with a vocabulary")
+            if self.codec is not None:
+                self._check_scaler(self.codec)
             return
         symbols = len(self.codec.vocabulary)
         for spec in logits:
@@ -270,6 +272,14 @@ class Manifest(_Strict, frozen=True):
         for given in self.inputs:
             if given.vocabulary_size is not None and given.vocabulary_size < symbols:
                 raise ValueError(f"{given.name}: the codec has {symbols} symbols, the vocabulary {given.vocabulary_size}")
+
+    def _check_scaler(self, codec: ScalerCodec) -> None:
+        sides = (("input", self.inputs, codec.mean), ("output", self.outputs, codec.output_mean))
+        for side, specs, numbers in sides:
+            if numbers and (len(specs) != 1 or specs[0].role != "values" or not specs[0].dtype.startswith("float")):
+                raise ValueError(f"a scaler is for one {side} of real values, the artifact has {len(specs)}")
+            if len(numbers) > 1 and specs[0].shape[-1] != len(numbers):
+                raise ValueError(f"the scaler has {len(numbers)} {side} features, the shape is {specs[0].shape}")
 
     def encode(self) -> str:
         """The JSON text of this manifest; the same manifest gives the same text."""

@@ -1,18 +1,29 @@
-"""The engine: one ONNX Runtime session, run by names on both sides.
-
-The only file that knows ONNX Runtime.
-"""
+"""The engine: one ONNX Runtime session, run by names on both sides."""
 
 import os
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, final
 
+import numpy as np
 from numpy.typing import NDArray
 
-from rnnx_runtime._errors import ExecutionError, printable
+from rnnx_runtime._buffers import Buffer, DeviceBuffer, HostBuffer
+from rnnx_runtime._errors import ExecutionError, ProviderError, printable
+from rnnx_runtime._providers import (
+    PROVIDERS,
+    Placement,
+    Requested,
+    add_to,
+    check_placement,
+    forget_registering,
+    placed,
+    select,
+)
 
 # ONNX Runtime reads this when it is first imported: without it, a thread, a database in the user's cache folder, and
 # forked children that hang when they end.
@@ -20,29 +31,71 @@ _TELEMETRY: Final = "ORT_DISABLE_TELEMETRY"
 _too_late = "onnxruntime" in sys.modules and _TELEMETRY not in os.environ
 os.environ.setdefault(_TELEMETRY, "1")
 
+_creating = threading.Lock()  # ONNX Runtime's own initialisation is not safe from several threads at once
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a graph is run."""
+
+    providers: Requested
+    strict: bool
+    threads: int
+    profile: str | None = None  # the path that ONNX Runtime's trace is written to, less its ending
+
 
 @final
 class Session:
-    """A loaded graph. Any number of threads may run it."""
+    """A loaded graph. Any number of threads may run it.
 
-    def __init__(self, data: bytes, threads: int) -> None:
+    Raises:
+        ProviderError: an execution provider is not available, or left nodes to another that was not asked for.
+        ExecutionError: ONNX Runtime cannot load the graph.
+    """
+
+    def __init__(self, data: bytes, options: Options) -> None:
         import onnxruntime  # here, so that importing this package opens nothing and costs nothing
 
-        _warn_of_telemetry()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # fatal: errors reach the caller as exceptions
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = options.threads
+        settings.inter_op_num_threads = 1
+        settings.log_severity_level = 4  # fatal: errors reach the caller as exceptions
         for key, value in {
             "session.intra_op.allow_spinning": "0",  # a waiting thread sleeps instead of burning its core
             "session.inter_op.allow_spinning": "0",
             "session.load_model_format": "ONNX",  # bytes that look like another format are not sent to its loader
+            "session.record_ep_graph_assignment_info": "1",
         }.items():
-            options.add_session_config_entry(key, value)
+            settings.add_session_config_entry(key, value)
+        if options.profile is not None:
+            settings.enable_profiling = True
+            settings.profile_file_prefix = options.profile
+        found = select(options.providers, options.strict)
+        for one in found:
+            add_to(settings, one, options.providers[one.provider.name], options.threads)
         try:
-            self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            with _creating:
+                self._session = onnxruntime.InferenceSession(data, settings)
         except Exception as error:  # ONNX Runtime's exceptions have no base of their own
+            which = ", ".join(one.provider.name for one in found if one.provider.name != "cpu")
+            if which:
+                raise ProviderError(f"{which} cannot load the model: {_first_line(error)}") from error
             raise ExecutionError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
+        nodes = placed(self._session)
+        granted = tuple(dict.fromkeys(node.provider for node in nodes))
+        self.placement = Placement(tuple(options.providers), granted, nodes)
+        if options.strict:
+            running = self._session.get_providers()
+            for one in found:
+                if one.provider.ort not in running:
+                    raise ProviderError(
+                        f"provider {one.provider.name} is installed but does not start here; it needs {one.provider.needs}"
+                    )
+            check_placement(self.placement)
+        # Kept bindings are used where every node shares one memory; elsewhere ONNX Runtime copies what is bound, once.
+        memories = {PROVIDERS[name].memory if name in PROVIDERS else None for name in granted} or {"cpu"}
+        self._memory = memories.pop() if len(memories) == 1 else None
+        self._device_id = int(next((o["device_id"] for o in options.providers.values() if "device_id" in o), 0))
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """One call with arrays made for it."""
@@ -51,17 +104,42 @@ class Session:
         except Exception as error:
             raise ExecutionError(f"ONNX Runtime failed: {_first_line(error)}") from error
 
-    def bind(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> Callable[[], None]:
-        """A call that reads and writes these arrays in place, with nothing left to prepare.
+    @property
+    def on_device(self) -> bool:
+        """Whether `bind` keeps tensors in the memory of a device."""
+        return self._memory not in (None, "cpu")
 
-        The arrays must be C-ordered; they live as long as the callable. One binding belongs to one thread at a time.
+    def forget_bindings(self) -> None:
+        """Hand everything over at each call from now on."""
+        self._memory = None
+
+    def buffer(self, array: NDArray[Any]) -> Buffer:
+        """A tensor with these values, that stays where this session's provider has it at hand."""
+        if self.on_device:
+            return DeviceBuffer(array, str(self._memory), self._device_id)
+        return HostBuffer(np.array(array, order="C"))
+
+    def bind(
+        self,
+        inputs: Mapping[str, NDArray[Any]],
+        outputs: Mapping[str, NDArray[Any]],
+        states: Mapping[str, Buffer],
+        following: Mapping[str, Buffer],
+    ) -> Callable[[], None]:
+        """A call with everything prepared: it reads `inputs` and `states`, and writes `outputs` and `following`, in place.
+
+        The arrays must be C-ordered. All live as long as the callable, which belongs to one thread at a time.
         """
+        if self._memory is None:
+            return self._unbound(inputs, outputs, states, following)
+        given = {name: HostBuffer(array) for name, array in inputs.items()}
+        staged = {name: self.buffer(array) for name, array in inputs.items()} if self.on_device else {}
         binding = self._session.io_binding()
-        for name, array in inputs.items():
-            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        for name, array in outputs.items():
-            binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        held = (dict(inputs), dict(outputs))  # ONNX Runtime keeps bare pointers
+        for name, buffer in {**given, **staged, **states}.items():
+            buffer.bind_input(binding, name)
+        for name, buffer in {**{name: HostBuffer(array) for name, array in outputs.items()}, **following}.items():
+            buffer.bind_output(binding, name)
+        held = (given, dict(outputs), dict(states), dict(following))  # ONNX Runtime keeps bare pointers
 
         def call(run: Any = self._session.run_with_iobinding, binding: Any = binding, _held: Any = held) -> None:
             try:
@@ -69,17 +147,55 @@ class Session:
             except Exception as error:
                 raise ExecutionError(f"ONNX Runtime failed: {_first_line(error)}") from error
 
+        if not staged:
+            return call
+
+        def stage_and_call() -> None:
+            for name, buffer in staged.items():
+                buffer.write(inputs[name])
+            call()
+
+        return stage_and_call
+
+    def _unbound(
+        self,
+        inputs: Mapping[str, NDArray[Any]],
+        outputs: Mapping[str, NDArray[Any]],
+        states: Mapping[str, Buffer],
+        following: Mapping[str, Buffer],
+    ) -> Callable[[], None]:
+        names = [*outputs, *following]
+
+        def call() -> None:
+            found = self.run(names, {**inputs, **{name: buffer.read() for name, buffer in states.items()}})
+            for name, array in outputs.items():
+                np.copyto(array, found[name])
+            for name, buffer in following.items():
+                buffer.write(found[name])
+
         return call
 
+    def end_profile(self) -> str:
+        """Stop ONNX Runtime's profile; the path of the trace that it wrote."""
+        path: str = self._session.end_profiling()
+        return path
 
-def as_declared(name: str, array: NDArray[Any], dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    """What the graph gave, if it is what the manifest declares."""
-    if array.shape != shape or array.dtype != dtype:
-        raise ExecutionError(f"{name}: the artifact declares {dtype} {shape}, its graph gave {array.dtype} {array.shape}")
-    return array
+    def leak(self) -> None:
+        """Keep ONNX Runtime's objects for ever: their destructors wait for threads that a forked child does not have."""
+        import ctypes
+
+        for held in (self._session, self._session._sess):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))
 
 
-def _warn_of_telemetry() -> None:
+def forget_locks() -> None:
+    """In a process forked off, where a thread that held one is no more."""
+    global _creating  # noqa: PLW0603
+    _creating = threading.Lock()
+    forget_registering()
+
+
+def warn_of_telemetry() -> None:
     """Once, where somebody else imported ONNX Runtime before this package could set the switch."""
     global _too_late  # noqa: PLW0603
     if _too_late:
@@ -88,7 +204,7 @@ def _warn_of_telemetry() -> None:
             f"onnxruntime was imported before rnnx_runtime, so its telemetry may be on; set {_TELEMETRY}=1, "
             "or import rnnx_runtime first",
             RuntimeWarning,
-            stacklevel=4,  # the caller of load
+            stacklevel=3,  # the caller of load
         )
 
 

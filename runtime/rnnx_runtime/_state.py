@@ -1,12 +1,19 @@
 """The state of a stream, as a value."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self, final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rnnx_runtime import _snapshot
 from rnnx_runtime._errors import StateError, printable
+
+
+class _Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    batch: int
+    position: int
 
 
 @final
@@ -14,25 +21,26 @@ class State(Mapping[str, NDArray[Any]]):
     """What one step hands to the next: read-only arrays by state name, in the shapes that the manifest gives.
 
     Two states are equal when they belong to the same artifact and all their bits are equal. A state never changes: make
-    one with `Model.initial_state` or `Model.make_state`, or take it from a stream.
+    one with `Model.initial_state` or `Model.make_state`, take it from a stream, or read it with `State.from_bytes`.
     """
 
-    __slots__ = ("_arrays", "_batch", "_digest")
+    __slots__ = ("_arrays", "_batch", "_digest", "_position")
 
     _arrays: dict[str, NDArray[Any]]
     _batch: int
     _digest: str
+    _position: int
 
     def __new__(cls, *_: object, **__: object) -> Self:
         raise TypeError("a state is made by Model.initial_state or Model.make_state, or taken from a stream")
 
     @classmethod
-    def _of(cls, digest: str, batch: int, arrays: dict[str, NDArray[Any]]) -> Self:
+    def _of(cls, digest: str, batch: int, arrays: dict[str, NDArray[Any]], position: int) -> Self:
         """A state of arrays that the caller gives away, checked by the model."""
         state = super().__new__(cls)
         for array in arrays.values():
             array.flags.writeable = False
-        for name, value in (("_digest", digest), ("_batch", batch), ("_arrays", arrays)):
+        for name, value in (("_digest", digest), ("_batch", batch), ("_arrays", arrays), ("_position", position)):
             object.__setattr__(state, name, value)
         return state
 
@@ -45,6 +53,42 @@ class State(Mapping[str, NDArray[Any]]):
     def batch(self) -> int:
         """The number of rows."""
         return self._batch
+
+    @property
+    def position(self) -> int:
+        """How many steps led here from the initial state; of a state made from arrays, from that one."""
+        return self._position
+
+    def to_bytes(self) -> bytes:
+        """A snapshot: the same bits in any process, on any machine, with any provider. It belongs to this artifact.
+
+        Raises:
+            StateError: it is larger than 2 GiB.
+        """
+        return _snapshot.to_bytes("state", self._digest, self._arrays, _Meta(self._batch, self._position))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The state that `to_bytes` was called on.
+
+        Whether it fits a model is checked where it is given to one.
+
+        Raises:
+            StateError: `data` is no whole snapshot of a state, it is damaged, or a value is not finite.
+        """
+        header, arrays = _snapshot.from_bytes("state", data)
+        return cls._of_snapshot(header.digest, arrays, header.meta)
+
+    @classmethod
+    def _of_snapshot(cls, digest: str, arrays: dict[str, NDArray[Any]], meta: msgspec.Raw) -> Self:
+        try:
+            said = msgspec.json.decode(meta, type=_Meta)
+        except msgspec.DecodeError as error:
+            raise StateError(f"the snapshot's header is not valid: {printable(str(error))}") from None
+        if said.batch < 1 or said.position < 0:
+            raise StateError(f"the snapshot has a batch of {said.batch} at position {said.position}; it was not made by rnnx")
+        check_finite(arrays)
+        return cls._of(digest, said.batch, arrays, said.position)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("a state does not change; make another one with Model.make_state")
@@ -64,6 +108,7 @@ class State(Mapping[str, NDArray[Any]]):
         return (
             self._digest == other._digest
             and self._batch == other._batch
+            and self._arrays.keys() == other._arrays.keys()
             and all(self._arrays[name].tobytes() == other._arrays[name].tobytes() for name in self._arrays)
         )
 
@@ -76,20 +121,33 @@ class State(Mapping[str, NDArray[Any]]):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled, (self._digest, self._batch, self._arrays)
+        return _unpickled, (self._digest, self._batch, self._arrays, self._position)
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in self._arrays.items())
         return f"State(batch={self._batch}, {shapes})"
 
 
-def make_state(digest: str, batch: int, arrays: dict[str, NDArray[Any]]) -> State:
+def make_state(digest: str, batch: int, arrays: dict[str, NDArray[Any]], position: int) -> State:
     """A state of arrays that the caller gives away, already checked. For this package; others ask a model."""
-    return State._of(digest, batch, arrays)
+    return State._of(digest, batch, arrays, position)
 
 
-def _unpickled(digest: str, batch: int, arrays: dict[str, NDArray[Any]]) -> State:
-    return State._of(digest, batch, arrays)
+def _unpickled(digest: str, batch: int, arrays: dict[str, NDArray[Any]], position: int) -> State:
+    return State._of(digest, batch, arrays, position)
+
+
+def rows_of(state: State, rows: Sequence[int], axes: Mapping[str, int]) -> State:
+    """A state of some of the rows, in this order; `axes` says where each array has them."""
+    arrays = {name: np.take(array, rows, axis=axes[name]) for name, array in state.items()}
+    return make_state(state.digest, len(rows), arrays, state.position)
+
+
+def check_finite(arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Raises StateError where a value is not finite."""
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise StateError(f"{name}: a value is not finite; restore a state from before the model overflowed")
 
 
 def state_array(name: str, value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:

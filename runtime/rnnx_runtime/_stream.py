@@ -1,59 +1,42 @@
 """A stream: one sequence in progress, or a batch of them in lockstep."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from threading import Lock
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, Unpack, final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rnnx_runtime._engine import Engine
 from rnnx_runtime._errors import InputError, StateError
-from rnnx_runtime._generation import Sampler, until_stop
-from rnnx_runtime._inputs import whole
-from rnnx_runtime._state import State, make_state
+from rnnx_runtime._generation import GenerateOptions, Generation, OnToken, Writing, start_writing
+from rnnx_runtime._graph import Answers
+from rnnx_runtime._inputs import Chunk
+from rnnx_runtime._score import Hypothesis, beam_search
+from rnnx_runtime._state import State, check_finite
+from rnnx_runtime._stats import Stats
 from rnnx_runtime._stepper import Stepper
-
-if TYPE_CHECKING:
-    from rnnx_runtime._model import Model
-
-
-@final
-class _Turn:
-    """Lets one caller in at a time, and refuses a second one: a step that waited would come at the wrong place."""
-
-    __slots__ = ("_lock",)
-
-    def __init__(self, lock: Lock) -> None:
-        self._lock = lock
-
-    def __enter__(self) -> None:
-        if not self._lock.acquire(False):
-            raise _in_use()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-
-def _in_use() -> InputError:
-    return InputError("this stream is in use by another call; give each thread a stream of its own")
 
 
 @final
 class Stream:
     """A model and its own state. Cheap to make; get one from `Model.stream`.
 
-    One call at a time: while one is running, a second raises `InputError` and changes nothing.
+    One call at a time: while one is running, a second raises `InputError` and changes nothing. A call that fails, or that
+    is cancelled, leaves the state as it was.
     """
 
-    def __init__(self, model: "Model", initial: State) -> None:
-        if not model.manifest.streamable:
-            raise InputError(f"this model cannot be stepped: {model.manifest.not_streamable_because}; use Model.run")
-        self._model = model
+    def __init__(self, engine: Engine, initial: State) -> None:
+        self._engine = engine
+        self._graph = engine.graph
         self._lock = Lock()
-        self._turn = _Turn(self._lock)
+        self._forks = engine.forks
+        self._epoch = engine.epoch
         self._initial = initial
-        self._resting: State | None = initial  # None while the stepper holds the state
-        self._stepper: Stepper | None = None  # made by the first step: a stream that is only fed needs none
+        self._resting = initial  # the state, while no stepper has it
+        self._live: Stepper | None = None  # has the state
+        self._spare: Stepper | None = None  # made by the first step: a stream that is only fed needs none
+        self._stats: Stats | None = None
 
     @property
     def batch(self) -> int:
@@ -63,8 +46,19 @@ class Stream:
     @property
     def state(self) -> State:
         """The state after the last step, as a value: it does not change when the stream goes on."""
-        with self._turn:
+        with _Turn(self):
             return self._now()
+
+    @property
+    def position(self) -> int:
+        """How many steps the state has behind it since the sequence began."""
+        live = self._live
+        return self._resting.position if live is None else live.position
+
+    @property
+    def stats(self) -> Stats | None:
+        """The durations of `step` and `feed` since `measure` was called; None before."""
+        return self._stats
 
     def step(self, x: Any) -> Any:
         """Answer one step and carry the state on.
@@ -76,18 +70,14 @@ class Stream:
             `(B, ...)`, the caller's own array; a mapping by name where the model has several outputs.
 
         Raises:
-            InputError: `x` breaks the contract; the state is as before.
+            InputError: `x` breaks the contract, the model is closed, or another call is running; the state is as before.
         """
-        if not self._lock.acquire(False):  # as `with self._turn`, a tenth of a step faster
-            raise _in_use()
+        if not self._lock.acquire(False):  # as `_Turn`, a tenth of a step faster
+            self._enter_after_fork()
         try:
-            stepper = self._stepper
-            if self._resting is not None:
-                if stepper is None:
-                    stepper = self._stepper = self._model.stepper(self.batch)
-                stepper.load(self._resting)
-                self._resting = None
-            assert stepper is not None
+            stepper = self._live
+            if stepper is None or self._epoch != self._engine.epoch:
+                stepper = self._wake()
             return stepper.step(x)
         finally:
             self._lock.release()
@@ -104,15 +94,21 @@ class Stream:
         Raises:
             InputError: `chunk` breaks the contract, or has another batch size than the stream; the state is as before.
         """
-        with self._turn:
-            checked = self._model.check_chunk(chunk)
-            if checked.batch != self.batch:
-                raise InputError(
-                    f"the chunk has a batch of {checked.batch}, this stream one of {self.batch}; "
-                    "another batch size needs a stream of its own"
-                )
-            answer, self._resting = self._model.answer(checked, self._now())
-            return answer
+        with _Turn(self):
+            answers, state = self._engine.run(self._checked(self._graph.check_chunk(chunk)), self._now())
+            self._rest(state)
+            return self._graph.single(answers)
+
+    async def astep(self, x: Any) -> Any:
+        """`step` in another thread, so that the event loop stays free. A call that is cancelled never happened."""
+        with _Turn(self):
+            answers = await self._aside(self._checked(self._graph.check_step(x)))
+            return self._graph.single(self._graph.of_step(answers))
+
+    async def afeed(self, chunk: Any) -> Any:
+        """`feed` in another thread, so that the event loop stays free. A call that is cancelled never happened."""
+        with _Turn(self):
+            return self._graph.single(await self._aside(self._checked(self._graph.check_chunk(chunk))))
 
     def generate(
         self,
@@ -122,43 +118,116 @@ class Stream:
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float = 1.0,
         seed: int | None = None,
         stop: str | Sequence[str] = (),
-    ) -> Iterator[str]:
-        """Go on writing: pieces of text, as they come. The stream's state goes with them.
+        on_token: OnToken | None = None,
+    ) -> Generation:
+        """Go on writing: pieces of text, as they come. The stream reads what it writes.
 
         Args:
             prompt: read first; it is not part of the answer. A model that has read nothing yet needs at least one symbol.
             max_new_tokens: ends the answer.
-            temperature, top_k, top_p, seed: as `Sampler`.
+            temperature, top_k, top_p, min_p, repetition_penalty: as in transformers, and in its order. Temperature 0 takes
+                the most likely symbol each time. The penalty is for what is in the prompt and in the answer so far.
+            seed: the same seed writes the same text, however the model is fed; None writes another each time.
             stop: the answer ends before the first of these strings, or before this one.
+            on_token: called with each symbol that is drawn; where it returns False, the answer ends behind that symbol.
+
+        Returns:
+            An iterator over the pieces. A piece is held back only while it could be the beginning of a stop string.
 
         Raises:
             InputError: the artifact has no text codec or does not answer in text, the batch is not 1, the prompt is empty or
                 has an unknown character, or a value is out of range or of the wrong type.
         """
-        model = self._model
-        if self.batch != 1:
-            raise InputError(f"text is generated one stream at a time, this one has a batch of {self.batch}")
-        if not prompt:
-            raise InputError("the prompt is empty; give at least one character to begin with")
-        count = whole("max_new_tokens", max_new_tokens, 0)
-        words = _stop_strings(stop)
-        sampler = Sampler(temperature, top_k, top_p, seed)
-        logits = model.logits(self.feed(model.encode(prompt)[None]))[0, -1]
-        return until_stop(self._pieces(logits, sampler, count), words)
+        writing, tokens = self._begun(
+            prompt,
+            max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+            stop=stop,
+            on_token=on_token,
+        )
+        with _Turn(self):
+            answers, state = self._engine.run(self._graph.symbols(tokens), self._now())
+            self._rest(state)
+        writing.begin(tokens, self._graph.last_logits(answers)[0])
+        return self._generation(writing)
 
-    def _pieces(self, logits: NDArray[Any], sampler: Sampler, count: int) -> Iterator[str]:
-        for place in range(count):
-            piece = self._model.decode([sampler.draw(logits)])
-            yield piece
-            if place + 1 < count:
-                logits = self._model.logits(self.step(self._model.encode(piece)))[0]
+    def agenerate(self, prompt: str = "", max_new_tokens: int = 256, **options: Unpack[GenerateOptions]) -> AsyncIterator[str]:
+        """`generate` with another thread for the model, so that the event loop stays free: `async for piece in ...`.
+
+        Where it is cancelled, the stream has read what was handed out, and what was held back.
+
+        Args:
+            prompt, max_new_tokens, options: as `generate`.
+
+        Raises:
+            InputError: as `generate`.
+        """
+        return self._apieces(*self._begun(prompt, max_new_tokens, **options))
+
+    async def _apieces(self, writing: Writing, tokens: NDArray[np.int64]) -> AsyncIterator[str]:
+        with _Turn(self):
+            answers = await self._aside(self._graph.symbols(tokens))
+        writing.begin(tokens, self._graph.last_logits(answers)[0])
+        while (token := writing.draw()) is not None:
+            with _Turn(self):
+                answers = await self._aside(self._graph.symbols([token]))
+            piece = writing.read(self._graph.last_logits(answers)[0])
+            if piece:
+                yield piece
+
+    def _begun(
+        self, prompt: str, max_new_tokens: int, **options: Unpack[GenerateOptions]
+    ) -> tuple[Writing, NDArray[np.int64]]:
+        self._check_single()
+        return start_writing(self._graph, prompt, max_new_tokens, options)
+
+    def resume(self, checkpoint: bytes, *, on_token: OnToken | None = None) -> Generation:
+        """Go on with a generation that `Generation.to_bytes` was called on, to the same text; `text` has what there was.
+
+        Raises:
+            StateError: it is no whole checkpoint, it is damaged, or another model's; the stream is as before.
+            InputError: the artifact does not answer in text, or the batch is not 1.
+        """
+        self._check_single()
+        writing, state = Writing.from_bytes(self._graph, checkpoint, on_token)
+        self.restore(state)
+        return self._generation(writing)
+
+    def beam_search(
+        self,
+        prompt: str,
+        max_new_tokens: int = 256,
+        *,
+        num_beams: int = 4,
+        length_penalty: float = 1.0,
+        stop: str | Sequence[str] = (),
+    ) -> list[Hypothesis]:
+        """The likeliest ways to go on, the best first; the stream stays where it is.
+
+        Args:
+            prompt, max_new_tokens, stop: as `generate`.
+            num_beams: how many are followed at once, and how many are returned at most.
+            length_penalty: as in transformers: they are ranked by log-probability / length ** length_penalty.
+
+        Raises:
+            InputError: as `generate`.
+        """
+        self._check_single()
+        return beam_search(self._engine, self.state, prompt, max_new_tokens, num_beams, length_penalty, stop)
 
     def reset(self) -> None:
         """Start a new sequence, from the state that the stream was made with."""
-        with self._turn:
-            self._resting = self._initial
+        with _Turn(self):
+            self._rest(self._initial)
 
     def restore(self, state: State) -> None:
         """Continue from `state`.
@@ -166,32 +235,111 @@ class Stream:
         Raises:
             StateError: it is another model's, of another batch size, or not finite; the stream is as before.
         """
-        self._model.check_state(state)
+        self._graph.check_state(state)
         if state.batch != self.batch:
             raise StateError(f"the state has a batch of {state.batch}, this stream one of {self.batch}")
-        for name, array in state.items():
-            if not np.isfinite(array).all():
-                raise StateError(f"{name}: a value is not finite; restore a state from before the model overflowed")
-        with self._turn:
-            self._resting = state
+        check_finite(state)
+        with _Turn(self):
+            self._rest(state)
+
+    def fork(self) -> "Stream":
+        """Another stream at the same state: both go on by themselves. `reset` takes both to the same start."""
+        with _Turn(self):
+            twin = Stream(self._engine, self._initial)
+            twin._rest(self._now())
+            return twin
+
+    def measure(self, deadline_ms: float | None = None) -> Stats:
+        """Write down from now on how long each `step` and `feed` takes; before, that costs nothing.
+
+        Args:
+            deadline_ms: count the calls that take longer.
+
+        Raises:
+            InputError: `deadline_ms` is not above 0.
+        """
+        stats = Stats(deadline_ms)
+        # In front of the methods, on this one stream only: the others stay as fast as they were.
+        for name in ("step", "feed"):
+            vars(self)[name] = stats.timed(getattr(type(self), name).__get__(self), lambda: self.position)
+        self._stats = stats
+        return stats
+
+    def _generation(self, writing: Writing) -> Generation:
+        rows = self._graph.text_codec().rows
+
+        def read(token: int) -> NDArray[Any]:
+            answer: NDArray[Any] = self._graph.logits(self.step(rows(np.array([token]))))[0]
+            return answer
+
+        return Generation(writing, read, lambda: self.state)
+
+    async def _aside(self, chunk: Chunk) -> Answers:
+        """Run a chunk in another thread, for a caller that has the turn. What is cancelled changes nothing: it is a pure
+        function, and the state is put in its place here.
+        """
+        import asyncio  # here: it takes as long to import as all the rest of this package
+
+        answers, state = await asyncio.get_running_loop().run_in_executor(None, self._engine.run, chunk, self._now())
+        self._rest(state)
+        return answers
+
+    def _checked(self, chunk: Chunk) -> Chunk:
+        if chunk.batch != self.batch:
+            raise InputError(
+                f"the input has a batch of {chunk.batch}, this stream one of {self.batch}; "
+                "another batch size needs a stream of its own"
+            )
+        return chunk
+
+    def _check_single(self) -> None:
+        if self.batch != 1:
+            raise InputError(f"text is generated one stream at a time, this one has a batch of {self.batch}")
 
     def _now(self) -> State:
         """The state, for a call that has the turn."""
-        if self._resting is not None:
-            return self._resting
-        assert self._stepper is not None
-        return make_state(self._model.digest, self.batch, self._stepper.arrays())
+        return self._resting if self._live is None else self._live.state()
+
+    def _rest(self, state: State) -> None:
+        self._resting, self._live = state, None
+
+    def _wake(self) -> Stepper:
+        """A stepper at the state; a new one where the engine's sessions are not those of before."""
+        state = self._now()
+        if self._epoch != self._engine.epoch:
+            self._rest(state)
+            self._spare = None
+        if self._spare is None:
+            self._epoch = self._engine.epoch
+            self._spare = self._engine.stepper(self.batch)
+        self._spare.load(state)
+        self._live = self._spare
+        return self._live
+
+    def _enter_after_fork(self) -> None:
+        """Take the turn where the one who has it is a thread of the parent process."""
+        if self._forks == self._engine.forks:
+            raise InputError("this stream is in use by another call; give each thread a stream of its own")
+        self._forks = self._engine.forks
+        self._lock = Lock()
+        self._lock.acquire()
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("a stream cannot be copied or pickled; keep its state, and restore it in another stream")
 
 
-def _stop_strings(stop: Any) -> list[str]:
-    """One stop string, or any number of them, as a list."""
-    try:
-        words = [stop] if isinstance(stop, str) else list(stop)
-    except TypeError:
-        raise InputError(f"stop must be a text or several, got {stop!r}") from None
-    if not all(isinstance(word, str) and word for word in words):
-        raise InputError(f"stop strings are texts and not empty, got {stop!r}")
-    return words
+@final
+class _Turn:
+    """One caller at a time: a second one is refused, for its step would come at the wrong place."""
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def __enter__(self) -> None:
+        if not self._stream._lock.acquire(False):
+            self._stream._enter_after_fork()
+
+    def __exit__(self, *_: object) -> None:
+        self._stream._lock.release()

@@ -1,7 +1,7 @@
 """The artifact contract, for those who write or examine artifacts; those who run them need only `rnnx_runtime.load`."""
 
 from rnnx_runtime._artifact import Artifact, open_artifact
-from rnnx_runtime._codec import CharCodec, Codec, OneHotCodec
+from rnnx_runtime._codec import CharCodec, Codec, OneHotCodec, ScalerCodec, TextCodec
 from rnnx_runtime._files import check_writable, write_atomic
 from rnnx_runtime._manifest import (
     BATCH,
@@ -51,7 +51,9 @@ __all__ = [
     "ParitySummary",
     "Provenance",
     "Sampling",
+    "ScalerCodec",
     "StateSpec",
+    "TextCodec",
     "Zeros",
     "check_writable",
     "open_artifact",

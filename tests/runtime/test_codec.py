@@ -100,7 +100,9 @@ def test_a_text_may_be_cleaned_of_unknown_characters(vocabulary, unknown, cleane
         assert codec.clean("hello", unknown) == "hello"
         assert codec.clean("", unknown) == ""
         codec.encode(codec.clean("Any text: 日本語", unknown))
-        with pytest.raises(InputError, match="^unknown characters are dealt with by 'skip' or 'replace', got 'drop'$"):
+        with pytest.raises(
+            InputError, match="^unknown characters are dealt with by 'error', 'skip' or 'replace', got 'drop'$"
+        ):
             codec.clean("hello", "drop")
 
 

@@ -151,7 +151,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("how", HOSTILE)
 def test_a_second_graph_is_examined_as_the_first(how, monkeypatch):
-    monkeypatch.setattr("rnnx_runtime._model.Session", lambda *arguments: pytest.fail("ONNX Runtime was given the file"))
+    monkeypatch.setattr("rnnx_runtime._engine.Session", lambda *arguments: pytest.fail("ONNX Runtime was given the file"))
     second, rule = HOSTILE[how]
     with pytest.raises(ArtifactError, match=rule):
         load(computed_sum(second))

@@ -3,13 +3,25 @@ import pickle
 import pytest
 
 import rnnx_runtime
-from rnnx_runtime import ArtifactError, ArtifactNotFoundError, ExecutionError, InputError, RnnxError, StateError, load
+from rnnx_runtime import (
+    ArtifactError,
+    ArtifactNotFoundError,
+    BusyError,
+    ExecutionError,
+    InputError,
+    ProviderError,
+    RnnxError,
+    StateError,
+    load,
+)
 
 FITTING = {
     ArtifactError: ValueError,
     ArtifactNotFoundError: FileNotFoundError,
     InputError: ValueError,
     StateError: ValueError,
+    ProviderError: RuntimeError,
+    BusyError: TimeoutError,
     ExecutionError: RuntimeError,
 }
 

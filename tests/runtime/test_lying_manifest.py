@@ -53,7 +53,7 @@ def test_tokens_below_zero_are_refused_though_the_manifest_gives_no_vocabulary_s
 def test_an_artifact_that_cannot_be_stepped_says_why_and_still_answers_whole_sequences(data, char_rnn):
     change = {"streamable": False, "not_streamable_because": "it looks ahead"}
     model = load(with_manifest(data, lambda said: said.update(change)))
-    with pytest.raises(InputError, match=r"this model cannot be stepped: it looks ahead; use Model\.run"):
+    with pytest.raises(InputError, match=r"this model cannot be stepped: it looks ahead; run whole sequences"):
         model.stream()
     np.testing.assert_array_equal(model.run([[0, 1, 2]])[0], char_rnn.run([[0, 1, 2]])[0])
 

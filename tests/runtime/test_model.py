@@ -1,6 +1,5 @@
 import copy
 import hashlib
-import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -211,7 +210,7 @@ def test_text_outside_the_vocabulary_is_refused(char_rnn):
 def test_a_model_whose_answer_is_no_text_says_so(golden, char_rnn):
     data = (golden / "char_rnn.onnx").read_bytes()
     model = load(handmade.with_manifest(data, lambda said: said["outputs"][0].update(role="values")))
-    with pytest.raises(InputError, match="^this artifact does not answer in text; give "):
+    with pytest.raises(InputError, match="^this artifact does not answer in text; it takes and gives numbers$"):
         model.infer("hello")
 
 
@@ -359,11 +358,9 @@ def test_threads_are_a_whole_number_in_range(golden, threads):
         load(golden / "lstm.onnx", threads=threads)
 
 
-def test_a_model_is_its_own_copy_and_not_pickled(char_rnn):
+def test_a_model_is_its_own_copy(char_rnn):
     assert copy.copy(char_rnn) is char_rnn
     assert copy.deepcopy({"model": char_rnn})["model"] is char_rnn
-    with pytest.raises(TypeError, match="^a model cannot be pickled yet; give the path of the artifact, and load it in"):
-        pickle.dumps(char_rnn)
 
 
 def test_one_hot_text_is_answered_in_text():

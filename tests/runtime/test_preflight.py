@@ -26,7 +26,7 @@ def char_rnn_data(golden):
 
 
 def test_a_refused_file_never_reaches_onnxruntime(monkeypatch, char_rnn_data):
-    monkeypatch.setattr("rnnx_runtime._model.Session", lambda *arguments: pytest.fail("ONNX Runtime was given the file"))
+    monkeypatch.setattr("rnnx_runtime._engine.Session", lambda *arguments: pytest.fail("ONNX Runtime was given the file"))
     for data in (
         char_rnn_data[:-1],
         running_sum(running_sum_graph(scan(), pb.node("Loop", ["y"], ["z"]))),

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 from tests.runtime.handmade import running_sum
 
-from rnnx_runtime._session import Session
+from rnnx_runtime._buffers import HostBuffer
+from rnnx_runtime._session import Options, Session
 from rnnx_runtime.artifact import open_artifact
 
 
 @pytest.fixture(scope="module")
 def session():
-    return Session(open_artifact(running_sum()).data, threads=1)
+    return Session(open_artifact(running_sum()).data, Options({"cpu": {}}, strict=True, threads=1))
 
 
 def test_both_sides_of_a_call_go_by_name(session):
@@ -26,7 +27,7 @@ def test_both_sides_of_a_call_go_by_name(session):
 
 def test_a_bound_call_reads_and_writes_its_arrays_in_place(session):
     x, h, y, after = (np.zeros(shape, np.float32) for shape in ((1, 2, 2), (2, 2), (1, 2, 2), (2, 2)))
-    call = session.bind({"x": x, "h": h}, {"y": y, "h.next": after})
+    call = session.bind({"x": x}, {"y": y}, {"h": HostBuffer(h)}, {"h.next": HostBuffer(after)})
     for step in range(1, 4):
         x[...], h[...] = 1, after
         call()
@@ -38,7 +39,7 @@ def test_a_bound_call_keeps_its_arrays_alive(session):
     arrays = [np.ones(shape, np.float32) for shape in ((1, 1, 2), (1, 2), (1, 1, 2), (1, 2))]
     alive = [weakref.ref(array) for array in arrays]
     x, h, y, after = arrays
-    call = session.bind({"x": x, "h": h}, {"y": y, "h.next": after})
+    call = session.bind({"x": x}, {"y": y}, {"h": HostBuffer(h)}, {"h.next": HostBuffer(after)})
     del arrays, x, h, y, after
     gc.collect()
     call()

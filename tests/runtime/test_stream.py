@@ -266,7 +266,7 @@ def test_a_step_has_the_shape_of_the_stream(char_rnn, batch, shape):
 
 def test_a_chunk_has_the_batch_of_the_stream(char_rnn):
     stream = char_rnn.stream(3)
-    rule = "^the chunk has a batch of 2, this stream one of 3; another batch size needs a stream of its own$"
+    rule = "^the input has a batch of 2, this stream one of 3; another batch size needs a stream of its own$"
     for steps in (4, 0):
         with pytest.raises(InputError, match=rule):
             stream.feed(np.zeros((2, steps), np.int64))

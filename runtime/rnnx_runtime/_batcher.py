@@ -1,0 +1,119 @@
+"""Micro-batching: requests of many threads, answered together.
+
+One request per stream and call, the streams in turn: whoever has asked for much does not keep the others waiting.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import Future
+from typing import Any, Final, NamedTuple, final
+
+from rnnx_runtime._errors import BusyError, InputError
+
+_IDLE_SECONDS: Final = 1.0  # after which the thread ends; the next request starts another
+
+
+class _Request(NamedTuple):
+    future: Future[Any]
+    x: Any
+    arrived: float
+
+
+@final
+class Batcher:
+    """A bounded queue, and a thread that empties it."""
+
+    def __init__(
+        self,
+        answer: Callable[[Mapping[Hashable, Any]], Mapping[Hashable, Any]],
+        max_batch: int,
+        max_wait_seconds: float,
+        max_queue: int,
+    ) -> None:
+        self._answer = answer
+        self._max_batch = max_batch
+        self._max_wait = max_wait_seconds
+        self._max_queue = max_queue
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
+        self._work = threading.Condition(self._lock)
+        self._queues: dict[Hashable, deque[_Request]] = {}  # in the order of their turns
+        self._waiting = 0
+        self._worker: threading.Thread | None = None
+        self._closed = False
+
+    def submit(self, key: Hashable, x: Any, timeout: float | None) -> Future[Any]:
+        """See `Pool.submit`."""
+        with self._lock:
+            if not self._room.wait_for(lambda: self._closed or self._waiting < self._max_queue, timeout):
+                raise BusyError(
+                    f"{self._waiting} requests are waiting, and max_queue is {self._max_queue}; "
+                    "ask again later, or give more time"
+                )
+            if self._closed:
+                raise InputError("this pool is closed; make another one with Model.pool")
+            future: Future[Any] = Future()
+            self._queues.setdefault(key, deque()).append(_Request(future, x, time.monotonic()))
+            self._waiting += 1
+            if self._worker is None:
+                self._worker = threading.Thread(target=self._run, name="rnnx-pool", daemon=True)
+                self._worker.start()
+            self._work.notify()
+        return future
+
+    def is_waiting(self, key: Hashable) -> bool:
+        """Whether a request of this stream is in the queue."""
+        with self._lock:
+            return key in self._queues
+
+    def close(self) -> None:
+        """Cancel what is waiting; nothing can be submitted from now on."""
+        with self._lock:
+            self._closed = True
+            cancelled = [request.future for queue in self._queues.values() for request in queue]
+            self._queues.clear()
+            self._waiting = 0
+            self._room.notify_all()
+            self._work.notify_all()
+        for future in cancelled:
+            future.cancel()
+
+    def _run(self) -> None:
+        while (batch := self._next()) is not None:
+            running = {key: one for key, one in batch.items() if one.future.set_running_or_notify_cancel()}
+            if running:
+                self._serve(running)
+
+    def _next(self) -> dict[Hashable, _Request] | None:
+        """The requests that are answered together next; None to end."""
+        with self._lock:
+            if not self._work.wait_for(lambda: self._closed or self._queues, _IDLE_SECONDS) or self._closed:
+                self._worker = None
+                return None
+            until = min(queue[0].arrived for queue in self._queues.values()) + self._max_wait
+            while len(self._queues) < self._max_batch and (left := until - time.monotonic()) > 0 and not self._closed:
+                self._work.wait(left)
+            batch = {}
+            for key in list(self._queues)[: self._max_batch]:
+                queue = self._queues.pop(key)
+                batch[key] = queue.popleft()
+                if queue:
+                    self._queues[key] = queue  # behind the others
+            self._waiting -= len(batch)
+            self._room.notify(len(batch))
+            return batch
+
+    def _serve(self, batch: dict[Hashable, _Request]) -> None:
+        try:
+            answers = self._answer({key: request.x for key, request in batch.items()})
+        except Exception as error:
+            if len(batch) == 1:
+                next(iter(batch.values())).future.set_exception(error)
+            else:  # find the one that fails: the others have nothing to do with it
+                for key, request in batch.items():
+                    self._serve({key: request})
+            return
+        for key, request in batch.items():
+            request.future.set_result(answers[key])

@@ -1,0 +1,167 @@
+"""What answers: the sessions of one artifact, opened when they are first needed, and again in a process forked off.
+
+An engine has an epoch. It changes when the sessions of before must not be used any more: after `close`, and in a child
+process, which has the parent's memory but not its threads. Whoever keeps something of a session compares epochs.
+"""
+
+import math
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, final
+from weakref import WeakSet
+
+from numpy.typing import ArrayLike
+
+from rnnx_runtime._artifact import Artifact
+from rnnx_runtime._errors import InputError, ProviderError, RnnxError
+from rnnx_runtime._golden import TOLERANCE, bindings_hold, golden_difference, golden_seconds
+from rnnx_runtime._graph import Answers, Graph
+from rnnx_runtime._inputs import Chunk
+from rnnx_runtime._providers import AUTO, PROVIDERS, Placement, find_provider
+from rnnx_runtime._session import Options, Session, forget_locks
+from rnnx_runtime._state import State
+from rnnx_runtime._stepper import Stepper
+
+# A call of so many steps at most: what ONNX Runtime allocates for a call, it keeps, and a call cannot be interrupted.
+_LONGEST_CALL: Final = 512
+
+
+@final
+class Engine:
+    """Runs one artifact. Any number of threads may use it."""
+
+    def __init__(self, artifact: Artifact, options: Options) -> None:
+        self.graph = Graph(artifact.manifest, artifact.digest)
+        self.epoch = 0
+        self.forks = 0  # how many processes up from here this engine was made
+        self._artifact = artifact
+        self._options = options
+        self._opening = threading.Lock()
+        self._closed = False
+        self._session: Session | None = None
+        self._initial: Session | None = None
+        self._placement: Placement | None = None
+        _engines.add(self)
+
+    def open(self) -> Session:
+        """The session, opened now where it was not yet.
+
+        Raises:
+            InputError: the engine is closed.
+            ProviderError, ExecutionError: as `Session`.
+        """
+        session = self._session
+        return session if session is not None else self._open()
+
+    @property
+    def placement(self) -> Placement:
+        """Which provider runs which node."""
+        self.open()
+        assert self._placement is not None
+        return self._placement
+
+    def run(self, chunk: Chunk, state: State) -> tuple[Answers, State]:
+        """Answer a checked chunk of any length, and hand on the state."""
+        session, manifest = self.open(), self.graph.manifest
+        if chunk.steps == 0:
+            return self.graph.empty(chunk.batch), state
+        if chunk.steps <= _LONGEST_CALL or not manifest.streamable or manifest.chunks_matter_because is not None:
+            return self.graph.call(session, chunk, state)
+        pieces = []
+        for first in range(0, chunk.steps, _LONGEST_CALL):
+            cut = self.graph.cut(chunk, first, min(first + _LONGEST_CALL, chunk.steps))
+            answers, state = self.graph.call(session, cut, state)
+            pieces.append(answers)
+        return self.graph.joined(pieces), state
+
+    def initial_state(self, batch: object, conditions: Mapping[str, ArrayLike]) -> State:
+        """The state that new sequences start with."""
+        if not conditions and not self.graph.conditions:
+            return self.graph.initial_state(batch)
+        self.open()
+        return self.graph.computed_state(self._initial, conditions)
+
+    def stepper(self, batch: int) -> Stepper:
+        """The fast path under `Stream.step`, at no state yet."""
+        return Stepper(self.graph, self.open(), batch)
+
+    def close(self) -> None:
+        """Let go of the sessions; write the profile, where one was asked for."""
+        with self._opening:
+            if self._session is not None and self._options.profile is not None:
+                Path(self._session.end_profile()).replace(self._options.profile)
+            self._closed = True
+            self.epoch += 1
+            self._session = self._initial = None
+
+    def _open(self) -> Session:
+        with self._opening:
+            if self._closed:
+                raise InputError("this model is closed; load it again")
+            if self._session is None:
+                if AUTO in self._options.providers:
+                    session, self._options, self._placement = self._fastest()
+                else:
+                    session = Session(self._artifact.data, self._options)
+                    self._placement = self._placement or session.placement
+                if self._artifact.initial is not None:
+                    self._initial = Session(self._artifact.initial, self._options)
+                if session.on_device and not bindings_hold(self.graph, session):
+                    session.forget_bindings()
+                self._session = session
+            return self._session
+
+    def _fastest(self) -> tuple[Session, Options, Placement]:
+        """The provider of this machine that runs the golden trace in the shortest time, and rightly."""
+        said, best = [], None
+        for name in PROVIDERS:
+            if not find_provider(name).here:
+                continue
+            options = Options({name: {}, "cpu": {}}, False, self._options.threads, self._options.profile)
+            try:
+                session = Session(self._artifact.data, options)
+                difference, seconds = golden_difference(self.graph, session), golden_seconds(self.graph, session)
+            except RnnxError as error:
+                said.append(f"{name} failed: {error}")
+                continue
+            if difference > TOLERANCE:
+                said.append(f"{name} is off by {difference:.1e}")
+                continue
+            if name not in session.placement.granted:
+                said.append(f"{name} took no node")
+                continue
+            said.append(f"{name} {seconds * 1e6:.0f} µs")
+            if best is None or seconds < best[0]:
+                best = (seconds, name, session, options)
+        if best is None:
+            raise ProviderError(f"no provider of this machine runs the golden trace rightly: {'; '.join(said)}")
+        seconds, name, session, options = best
+        because = "the only one here" if len(said) == 1 else f"the golden trace took: {', '.join(said)}"
+        if math.isnan(seconds):
+            because = "the artifact has no golden trace to compare by"
+        return session, options, Placement((AUTO,), session.placement.granted, session.placement.nodes, f"{name}: {because}")
+
+    def _after_fork(self) -> None:
+        """In a child process: its parent's threads are not here, and nobody holds a lock."""
+        self._opening = threading.Lock()
+        self.epoch += 1
+        self.forks += 1
+        for session in (self._session, self._initial):
+            if session is not None:
+                session.leak()
+        self._session = self._initial = None
+
+
+_engines: Final[WeakSet[Engine]] = WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    forget_locks()
+    for engine in list(_engines):
+        engine._after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,383 @@
+"""A pool: many streams of one model, stepped together in one call, that join and leave at any step."""
+
+import threading
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Final, Self, Unpack, final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rnnx_runtime._batcher import Batcher
+from rnnx_runtime._engine import Engine
+from rnnx_runtime._errors import BusyError, InputError, StateError
+from rnnx_runtime._generation import GenerateOptions, Generation, OnToken, Writing, start_writing
+from rnnx_runtime._graph import Answers
+from rnnx_runtime._inputs import Chunk, by_name, real, whole
+from rnnx_runtime._rows import Rows
+from rnnx_runtime._state import State, check_finite, make_state, rows_of
+from rnnx_runtime._stats import Stats
+from rnnx_runtime._stepper import Stepper
+
+_MOST: Final = 1 << 20
+_SIZES: Final = 64  # steppers that are kept, each for another number of rows
+_PLAIN: Final = {int, float, np.int32, np.int64, np.float32, np.float64, np.ndarray}  # what numpy stacks as it stands
+
+
+@final
+class Pool:
+    """Streams by key: any hashable value. Get one from `Model.pool`; any number of threads may use it.
+
+    A row is answered as if it were alone: for float32 LSTM and GRU on the CPU bit for bit, for RNN to 1e-6. Inputs and
+    answers are a stream's own, without a batch axis: a step is a token or `(F,)`, a chunk `(T,)` or `(T, F)`.
+    """
+
+    def __init__(self, engine: Engine, max_batch: int, max_wait_ms: float, max_queue: int) -> None:
+        self._engine = engine
+        self._graph = engine.graph
+        self._max_batch = whole("max_batch", max_batch, 1, _MOST)
+        self._max_wait = real("max_wait_ms", max_wait_ms) / 1e3
+        if self._max_wait < 0:
+            raise InputError(f"max_wait_ms must be 0 or more, got {max_wait_ms}")
+        self._max_queue = whole("max_queue", max_queue, 1)
+        self._rows = Rows(engine.graph)
+        self._forks = engine.forks
+        self._epoch = engine.epoch
+        self._steppers: dict[int, Stepper] = {}  # by their number of rows
+        self._held: tuple[Hashable, ...] = ()  # the streams whose states are in `_live`, and not in `_rows`
+        self._live: Stepper | None = None
+        self._steps = 0
+        self._stats: Stats | None = None
+        self._forget_threads()
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Hashable]:
+        return iter(list(self._rows))
+
+    @property
+    def stats(self) -> Stats | None:
+        """The durations of the calls since `measure` was called; None before."""
+        return self._stats
+
+    def join(self, key: Hashable, state: State | None = None, **conditions: ArrayLike) -> None:
+        """Add a stream. `step` and `feed` do so by themselves where the initial state is not computed.
+
+        Args:
+            key: the stream's name from now on.
+            state: where it goes on, with a batch of 1; the initial state when None.
+            conditions: as `Model.initial_state`, with a batch of 1.
+
+        Raises:
+            StateError: there is such a stream already, or the state does not fit.
+            InputError: as `Model.initial_state`.
+        """
+        begin = self._engine.initial_state(1, conditions) if state is None else self._fitting(state)
+        if begin.batch != 1:
+            raise InputError(f"a stream of a pool is one row, the conditions have a batch of {begin.batch}")
+        with self._turn():
+            if key in self._rows:
+                raise StateError(f"there is a stream {key!r} in this pool already; restore sets its state")
+            self._rows.put(key, begin)
+
+    def leave(self, key: Hashable) -> State:
+        """Remove a stream; the state that it leaves with.
+
+        Raises:
+            StateError: there is no such stream, or a request of it is waiting.
+        """
+        with self._turn():
+            if self._batcher.is_waiting(key):
+                raise StateError(f"a request of stream {key!r} is waiting; let it be answered first")
+            self._settle()
+            state = self._rows.state(key)
+            self._rows.drop(key)
+            return state
+
+    def state(self, key: Hashable) -> State:
+        """The state of a stream, as a value.
+
+        Raises:
+            StateError: there is no such stream.
+        """
+        with self._turn():
+            self._settle()
+            return self._rows.state(key)
+
+    def restore(self, key: Hashable, state: State) -> None:
+        """Let a stream continue from `state`.
+
+        Raises:
+            StateError: there is no such stream, or the state does not fit.
+        """
+        fitting = self._fitting(state)
+        with self._turn():
+            if key not in self._rows:
+                raise StateError(f"there is no stream {key!r} in this pool")
+            self._settle()
+            self._rows.put(key, fitting)
+
+    def step(self, xs: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Answer one step of each of these streams. Those that are new join at the initial state.
+
+        Args:
+            xs: by stream: a token, or `(F,)` values; a mapping by name where the model has several inputs.
+
+        Returns:
+            By stream, what `Stream.step` returns, less the batch axis.
+
+        Raises:
+            InputError: an input breaks the contract. The message says which stream's; all states are as before.
+        """
+        keys, chunk = self._stacked(xs)
+        parts = self._parts(keys)
+        with self._turn():
+            self._join_new(keys)
+            if len(parts) == 1:
+                answers = [self._step_held(keys, chunk)]
+            else:  # nothing is changed before all are answered
+                self._settle()
+                found = []
+                for first, part in parts:
+                    rows = {name: array[first : first + len(part)] for name, array in chunk.arrays.items()}
+                    found.append(self._engine.run(Chunk(rows, len(part), 1), self._rows.gather(part)))
+                for (_, part), (_, state) in zip(parts, found, strict=True):
+                    self._rows.scatter(part, state)
+                answers = [self._graph.of_step(answer) for answer, _ in found]
+            self._rows.advance(keys, 1)
+            self._steps += len(keys)
+        return {
+            key: self._graph.single({name: array[row] for name, array in answer.items()})
+            for (_, part), answer in zip(parts, answers, strict=True)
+            for row, key in enumerate(part)
+        }
+
+    def feed(self, chunks: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Answer a chunk of each of these streams, of any lengths. Those that are new join at the initial state.
+
+        Args:
+            chunks: by stream: `(T,)` tokens or `(T, F)` values; a mapping by name where the model has several inputs.
+
+        Returns:
+            By stream, what `Stream.feed` returns, less the batch axis.
+
+        Raises:
+            InputError: an input breaks the contract. The message says which stream's; all states are as before.
+        """
+        checked = {key: self._one(key, chunk, self._graph.check_chunk) for key, chunk in _items(chunks)}
+        pieces: dict[Hashable, list[Answers]] = {
+            key: [] if chunk.steps else [self._graph.empty(1)] for key, chunk in checked.items()
+        }
+        with self._turn():
+            self._join_new(list(checked))
+            self._settle()
+            states = {key: self._rows.state(key) for key in checked}
+            for first, last, going in self._cuts({key: chunk.steps for key, chunk in checked.items()}):
+                for _, part in self._parts(going):
+                    cut = _side_by_side([self._graph.cut(checked[key], first, last) for key in part])
+                    answers, following = self._engine.run(cut, self._graph.together([states[key] for key in part]))
+                    for row, key in enumerate(part):
+                        pieces[key].append({name: array[row : row + 1] for name, array in answers.items()})
+                        one = rows_of(following, [row], self._graph.batch_axes)
+                        states[key] = make_state(one.digest, 1, dict(one), states[key].position + last - first)
+            for key, state in states.items():
+                self._rows.put(key, state)
+            self._steps += sum(chunk.steps for chunk in checked.values())
+        return {
+            key: self._graph.single({name: array[0] for name, array in self._graph.joined(pieces[key]).items()})
+            for key in checked
+        }
+
+    def _cuts(self, lengths: Mapping[Hashable, int]) -> Iterator[tuple[int, int, list[Hashable]]]:
+        """Ragged chunks as calls of equal lengths: from which step to which, and the streams that are still going."""
+        first = 0
+        for last in sorted(set(lengths.values()) - {0}):
+            if self._graph.manifest.chunks_matter_because is not None:  # each is one call
+                yield 0, last, [key for key, steps in lengths.items() if steps == last]
+            else:
+                yield first, last, [key for key, steps in lengths.items() if steps >= last]
+            first = last
+
+    def submit(self, key: Hashable, x: Any, *, timeout: float | None = None) -> Future[Any]:
+        """Ask for one step of a stream; requests of many threads are answered together.
+
+        A stream's requests are answered in their order, one per call, and the streams take turns. Where `max_queue` requests
+        are waiting, the caller waits too.
+
+        Args:
+            key, x: as `step`.
+            timeout: how many seconds to wait for room in the queue; None for as long as it takes.
+
+        Returns:
+            The answer to come, as `step` has it for this stream.
+
+        Raises:
+            InputError: `x` breaks the contract, or the pool is closed.
+            BusyError: the queue had no room in time.
+        """
+        self._one(key, x, self._graph.check_step)
+        self._after_fork()
+        return self._batcher.submit(key, x, timeout)
+
+    async def astep(self, key: Hashable, x: Any) -> Any:
+        """`submit`, for the tasks of an event loop: waits for room and for the answer without blocking it."""
+        import asyncio  # here: it takes as long to import as all the rest of this package
+
+        try:
+            future = self.submit(key, x, timeout=0)
+        except BusyError:
+            future = await asyncio.get_running_loop().run_in_executor(None, lambda: self.submit(key, x))
+        return await asyncio.wrap_future(future)
+
+    def generate(
+        self, key: Hashable, prompt: str = "", max_new_tokens: int = 256, **options: Unpack[GenerateOptions]
+    ) -> Generation:
+        """`Stream.generate` with a stream of this pool: those that are iterated in several threads are stepped together.
+
+        Raises:
+            InputError: as `Stream.generate`.
+        """
+        writing, tokens = start_writing(self._graph, prompt, max_new_tokens, options)
+        answer = self.feed({key: self._graph.text_codec().rows(tokens)})[key]
+        logits = self._graph.logits(answer)
+        writing.begin(tokens, logits[-1] if logits.ndim == 2 else logits)
+        return self._generation(key, writing)
+
+    def resume(self, key: Hashable, checkpoint: bytes, *, on_token: OnToken | None = None) -> Generation:
+        """`Stream.resume` with a stream of this pool, which joins where it is new.
+
+        Raises:
+            StateError, InputError: as `Stream.resume`.
+        """
+        writing, state = Writing.from_bytes(self._graph, checkpoint, on_token)
+        fitting = self._fitting(state)
+        with self._turn():
+            self._settle()
+            self._rows.put(key, fitting)
+        return self._generation(key, writing)
+
+    def measure(self, deadline_ms: float | None = None) -> Stats:
+        """Write down from now on how long each call takes; before, that costs nothing.
+
+        Args:
+            deadline_ms: count the calls that take longer.
+
+        Raises:
+            InputError: `deadline_ms` is not above 0.
+        """
+        stats = Stats(deadline_ms)
+        for name in ("step", "feed"):
+            vars(self)[name] = stats.timed(getattr(type(self), name).__get__(self), lambda: self._steps)
+        self._stats = stats
+        return stats
+
+    def close(self) -> None:
+        """Cancel the requests that are waiting, and take no more; the states stay readable."""
+        self._batcher.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _generation(self, key: Hashable, writing: Writing) -> Generation:
+        rows = self._graph.text_codec().rows
+
+        def read(token: int) -> NDArray[Any]:
+            return self._graph.logits(self.submit(key, rows(np.array([token]))[0]).result())
+
+        return Generation(writing, read, lambda: self.state(key))
+
+    def _fitting(self, state: State) -> State:
+        self._graph.check_state(state)
+        if state.batch != 1:
+            raise StateError(f"a stream of a pool is one row, the state has a batch of {state.batch}")
+        check_finite(state)
+        return state
+
+    def _join_new(self, keys: Sequence[Hashable]) -> None:
+        new = [key for key in keys if key not in self._rows]
+        if new:
+            self._engine.open()
+            begin = self._engine.initial_state(1, {})  # refused where it is computed: such streams must join
+            for key in new:
+                self._rows.put(key, begin)
+
+    def _one(self, key: Hashable, x: Any, check: Callable[[Any], Chunk]) -> Chunk:
+        """One stream's input, with a batch axis, checked."""
+        try:
+            return check({name: array[None] for name, array in by_name(self._graph.inputs, x).items()})
+        except InputError as error:
+            raise InputError(f"stream {key!r}: {error}") from None
+
+    def _stacked(self, xs: Any) -> tuple[list[Hashable], Chunk]:
+        """The inputs of one step as one batch, checked; where one is wrong, the message says which."""
+        items = _items(xs)
+        keys = [key for key, _ in items]
+        if len(self._graph.inputs) == 1 and {type(x) for _, x in items} <= _PLAIN:
+            try:
+                return keys, self._graph.check_step(np.array([x for _, x in items]))
+            except ValueError:  # InputError is one
+                pass
+        chunks = [self._one(key, x, self._graph.check_step) for key, x in items]
+        return keys, _side_by_side(chunks) if chunks else Chunk({}, 0, 1)
+
+    def _step_held(self, keys: list[Hashable], chunk: Chunk) -> Answers:
+        """Step the streams whose states lie ready in a stepper: those of the call before, or these from now on."""
+        held = tuple(keys)
+        if self._live is None or self._epoch != self._engine.epoch or held != self._held:
+            self._settle()
+            stepper = self._stepper(len(held))
+            stepper.load(self._rows.gather(held))
+            self._live, self._held = stepper, held
+        return self._live.answer(chunk.arrays)
+
+    def _stepper(self, rows: int) -> Stepper:
+        if self._epoch != self._engine.epoch or len(self._steppers) > _SIZES:
+            self._steppers.clear()
+            self._epoch = self._engine.epoch
+        if rows not in self._steppers:
+            self._steppers[rows] = self._engine.stepper(rows)
+        return self._steppers[rows]
+
+    def _settle(self) -> None:
+        """Put the states that a stepper has into their rows."""
+        if self._live is not None:
+            self._rows.scatter(self._held, self._live.state())
+            self._live, self._held = None, ()
+
+    def _parts(self, keys: Sequence[Hashable]) -> list[tuple[int, Sequence[Hashable]]]:
+        """So many streams as go into one call, and where they begin."""
+        return [(first, keys[first : first + self._max_batch]) for first in range(0, len(keys), self._max_batch)]
+
+    def _turn(self) -> threading.RLock:
+        self._after_fork()
+        return self._lock
+
+    def _after_fork(self) -> None:
+        if self._forks != self._engine.forks:
+            self._forks = self._engine.forks
+            self._forget_threads()
+
+    def _forget_threads(self) -> None:
+        """Begin without any: those of a parent process are not here."""
+        self._lock = threading.RLock()
+        # Looked up at each call: `measure` puts another one in its place.
+        self._batcher = Batcher(lambda xs: self.step(xs), self._max_batch, self._max_wait, self._max_queue)  # noqa: PLW0108
+
+
+def _items(xs: Any) -> list[tuple[Hashable, Any]]:
+    if not isinstance(xs, Mapping):
+        raise InputError(f"a pool is given a mapping of streams to their inputs, got {type(xs).__name__}")
+    return list(xs.items())
+
+
+def _side_by_side(chunks: Sequence[Chunk]) -> Chunk:
+    """Chunks of one row each, and of the same length, as one."""
+    arrays = {name: np.concatenate([chunk.arrays[name] for chunk in chunks]) for name in chunks[0].arrays}
+    return Chunk(arrays, len(chunks), chunks[0].steps)
