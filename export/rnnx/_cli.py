@@ -11,6 +11,7 @@ import click
 
 from rnnx import __version__, missing_package
 from rnnx._cli_export import export
+from rnnx._cli_providers import providers
 from rnnx._cli_run import generate, infer
 from rnnx._cli_train import train
 from rnnx._describe import Description
@@ -66,6 +67,7 @@ main.add_command(train)
 main.add_command(export)
 main.add_command(infer)
 main.add_command(generate)
+main.add_command(providers)
 
 
 @main.command()

@@ -23,6 +23,15 @@ _unknown = click.option(
 )
 
 
+_provider = click.option(
+    "--provider",
+    "providers",
+    multiple=True,
+    help="The execution provider to run on, in order of preference where given more than once. Default: cpu. "
+    "auto takes the fastest; `rnnx providers` lists them.",
+)
+
+
 @click.command()
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.option("--text", help="For a model that reads text.")
@@ -32,8 +41,15 @@ _unknown = click.option(
 @click.option("--image", type=click.Path(path_type=Path), help="For a model whose initial state is computed from an image.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the answer here: .txt, .csv, .npy or .npz.")
 @_unknown
+@_provider
 def infer(
-    artifact: Path, text: str | None, values: str | None, image: Path | None, output: Path | None, unknown: Unknown
+    artifact: Path,
+    text: str | None,
+    values: str | None,
+    image: Path | None,
+    output: Path | None,
+    unknown: Unknown,
+    providers: tuple[str, ...],
 ) -> None:
     """Answer a text, values or an image with an artifact.
 
@@ -44,7 +60,7 @@ def infer(
     """
     if sum(given is not None for given in (text, values, image)) != 1:
         raise InputError("give exactly one of --text, --input and --image")
-    model = load(artifact)
+    model = load(artifact, providers=providers or "cpu")
     check_output(output, text=values is None, arrays=len(model.manifest.outputs))
     if values is not None:
         write_values(model.manifest.outputs, model.infer(read_values(model.manifest.inputs, values)), output)
@@ -75,6 +91,7 @@ def infer(
 @click.option("--seed", type=int, help="The same seed gives the same text.")
 @click.option("--stop", multiple=True, help="End before this text; may be given more than once. Else none.")
 @_unknown
+@_provider
 def generate(
     artifact: Path,
     prompt: str | None,
@@ -85,13 +102,14 @@ def generate(
     seed: int | None,
     stop: tuple[str, ...],
     unknown: Unknown,
+    providers: tuple[str, ...],
 ) -> None:
     """Write text of the model's own, as it comes.
 
     \b
     rnnx generate artifacts/char.onnx --prompt "The " --length 400 --temperature 0.8 --seed 1
     """
-    model = load(artifact)
+    model = load(artifact, providers=providers or "cpu")
     _refuse_conditions(model)
     advised = model.manifest.sampling or Sampling(prompt="", max_new_tokens=_LENGTH)
     begin = _known(model, prompt, unknown) if prompt is not None else _first_words(model)

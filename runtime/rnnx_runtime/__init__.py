@@ -28,6 +28,7 @@ from rnnx_runtime._score import Hypothesis
 from rnnx_runtime._state import State
 from rnnx_runtime._stats import Stats
 from rnnx_runtime._stream import Stream
+from rnnx_runtime._trials import ProviderReport, list_providers
 
 __all__ = [
     "ArtifactError",
@@ -41,11 +42,13 @@ __all__ = [
     "Placement",
     "Pool",
     "ProviderError",
+    "ProviderReport",
     "RnnxError",
     "State",
     "StateError",
     "Stats",
     "Stream",
+    "list_providers",
     "load",
 ]
 

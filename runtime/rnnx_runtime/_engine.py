@@ -8,6 +8,7 @@ import math
 import os
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, final
 from weakref import WeakSet
@@ -15,14 +16,15 @@ from weakref import WeakSet
 from numpy.typing import ArrayLike
 
 from rnnx_runtime._artifact import Artifact
-from rnnx_runtime._errors import InputError, ProviderError, RnnxError
-from rnnx_runtime._golden import TOLERANCE, bindings_hold, golden_difference, golden_seconds
+from rnnx_runtime._errors import InputError, ProviderError
+from rnnx_runtime._golden import REDUCED_TOLERANCE, TOLERANCE, bindings_hold, golden_difference
 from rnnx_runtime._graph import Answers, Graph
 from rnnx_runtime._inputs import Chunk
-from rnnx_runtime._providers import AUTO, PROVIDERS, Placement, find_provider
+from rnnx_runtime._providers import AUTO, Placement
 from rnnx_runtime._session import Options, Session, forget_locks
 from rnnx_runtime._state import State
 from rnnx_runtime._stepper import Stepper
+from rnnx_runtime._trials import try_providers
 
 # A call of so many steps at most: what ONNX Runtime allocates for a call, it keeps, and a call cannot be interrupted.
 _LONGEST_CALL: Final = 512
@@ -106,6 +108,7 @@ class Engine:
                 else:
                     session = Session(self._artifact.data, self._options)
                     self._placement = self._placement or session.placement
+                    self._check(session)
                 if self._artifact.initial is not None:
                     self._initial = Session(self._artifact.initial, self._options)
                 if session.on_device and not bindings_hold(self.graph, session):
@@ -113,35 +116,34 @@ class Engine:
                 self._session = session
             return self._session
 
+    def _check(self, session: Session) -> None:
+        """Raises ProviderError where a provider other than the CPU's computes something else than was exported."""
+        others = [name for name in session.placement.granted if name != "cpu"]
+        if not others:
+            return
+        difference = golden_difference(self.graph, session)
+        if difference > (REDUCED_TOLERANCE if self._options.reduced_precision else TOLERANCE):
+            raise ProviderError(
+                f"{', '.join(others)} runs this artifact wrongly: its golden trace is off by {difference:.1e}; use another provider"
+            )
+
     def _fastest(self) -> tuple[Session, Options, Placement]:
         """The provider of this machine that runs the golden trace in the shortest time, and rightly."""
-        said, best = [], None
-        for name in PROVIDERS:
-            if not find_provider(name).here:
-                continue
-            options = Options({name: {}, "cpu": {}}, False, self._options.threads, self._options.profile)
-            try:
-                session = Session(self._artifact.data, options)
-                difference, seconds = golden_difference(self.graph, session), golden_seconds(self.graph, session)
-            except RnnxError as error:
-                said.append(f"{name} failed: {error}")
-                continue
-            if difference > TOLERANCE:
-                said.append(f"{name} is off by {difference:.1e}")
-                continue
-            if name not in session.placement.granted:
-                said.append(f"{name} took no node")
-                continue
-            said.append(f"{name} {seconds * 1e6:.0f} µs")
-            if best is None or seconds < best[0]:
-                best = (seconds, name, session, options)
-        if best is None:
-            raise ProviderError(f"no provider of this machine runs the golden trace rightly: {'; '.join(said)}")
-        seconds, name, session, options = best
-        because = "the only one here" if len(said) == 1 else f"the golden trace took: {', '.join(said)}"
-        if math.isnan(seconds):
-            because = "the artifact has no golden trace to compare by"
-        return session, options, Placement((AUTO,), session.placement.granted, session.placement.nodes, f"{name}: {because}")
+        trials = try_providers(self._artifact.data, self.graph, self._options.threads, self._options.profile)
+        right = [(trial.report, trial.options, trial.session) for trial in trials if trial.options and trial.session]
+        if not right:
+            said = "; ".join(f"{trial.report.name}: {trial.report.because}" for trial in trials if trial.report.here)
+            raise ProviderError(f"no provider of this machine runs the golden trace rightly: {said}")
+        report, options, session = min(right, key=lambda one: one[0].microseconds or math.inf)
+        assert options is not None
+        assert session is not None
+        said = ", ".join(
+            f"{one.name} {one.microseconds:.0f} µs" if one.microseconds else f"{one.name} {one.because}"
+            for one in (trial.report for trial in trials)
+            if one.here
+        )
+        because = f"{report.name} runs the golden trace fastest: {said}"
+        return session, options, replace(session.placement, requested=(AUTO,), because=because)
 
     def _after_fork(self) -> None:
         """In a child process: its parent's threads are not here, and nobody holds a lock."""

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from rnnx_runtime._errors import ArtifactError, ArtifactNotFoundError
 
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview  # a path, or the content of a file
+
 _TEMPORARY = ".tmp-rnnx-"
 
 

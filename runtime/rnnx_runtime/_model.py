@@ -10,6 +10,7 @@ from rnnx_runtime._artifact import Artifact, open_artifact
 from rnnx_runtime._codec import ScalerCodec
 from rnnx_runtime._engine import Engine
 from rnnx_runtime._errors import ArtifactError, InputError
+from rnnx_runtime._files import Source
 from rnnx_runtime._inputs import whole
 from rnnx_runtime._manifest import Manifest
 from rnnx_runtime._pool import Pool
@@ -20,8 +21,6 @@ from rnnx_runtime._state import State
 from rnnx_runtime._stream import Stream
 
 _MOST_THREADS: Final = 256
-
-Source = str | os.PathLike[str] | bytes | bytearray | memoryview
 
 
 def load(
@@ -66,6 +65,8 @@ def load(
 
 def _reopened(source: Source, sha256: str | None, options: Options) -> "Model":
     """A model whose sessions are opened when they are first needed."""
+    if sha256 is not None and not isinstance(sha256, str):
+        raise InputError(f"sha256 must be a text of 64 hex digits, got {sha256!r}")
     artifact = open_artifact(source)
     if sha256 is not None and sha256.lower() != artifact.digest:
         raise ArtifactError(

@@ -204,7 +204,8 @@ def find_provider(name: str) -> Availability:
     import onnxruntime
 
     provider = PROVIDERS[name]
-    if provider.ort in onnxruntime.get_available_providers():
+    # A plugin that is registered is listed there too.
+    if provider.name not in _registered and provider.ort in onnxruntime.get_available_providers():
         return Availability(provider, True, "")
     if provider.plugin is None or importlib.util.find_spec(provider.plugin) is None:
         needs = f"; it needs {provider.needs}" if provider.needs else ""

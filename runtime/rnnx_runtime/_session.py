@@ -43,6 +43,14 @@ class Options:
     threads: int
     profile: str | None = None  # the path that ONNX Runtime's trace is written to, less its ending
 
+    @property
+    def reduced_precision(self) -> bool:
+        """Whether a provider is asked to compute with fewer bits than the artifact has."""
+        return any(
+            given.get("precision", "f32") != "f32" or "1" in (given.get("use_tf32"), given.get("trt_fp16_enable"))
+            for given in self.providers.values()
+        )
+
 
 @final
 class Session:
@@ -71,11 +79,13 @@ class Session:
             settings.enable_profiling = True
             settings.profile_file_prefix = options.profile
         found = select(options.providers, options.strict)
-        for one in found:
-            add_to(settings, one, options.providers[one.provider.name], options.threads)
         try:
+            for one in found:
+                add_to(settings, one, options.providers[one.provider.name], options.threads)
             with _creating:
                 self._session = onnxruntime.InferenceSession(data, settings)
+        except ProviderError:
+            raise
         except Exception as error:  # ONNX Runtime's exceptions have no base of their own
             which = ", ".join(one.provider.name for one in found if one.provider.name != "cpu")
             if which:
@@ -210,5 +220,6 @@ def warn_of_telemetry() -> None:
 
 def _first_line(error: Exception) -> str:
     """What ONNX Runtime says, without the place in its own source that it begins with."""
-    line = str(error).strip().split("\n", 1)[0]
+    lines = [line.strip() for line in str(error).split("\n") if line.strip()] or [""]
+    line = " ".join(lines[: 3 if lines[0].endswith(":") else 1])
     return printable(re.sub(r"/\S*onnxruntime\S*:\d+ .*?\) (?=\S)", "", line))

@@ -198,7 +198,7 @@ def test_text_is_generated_and_a_seed_repeats_it(run):
     [
         (["infer", "char.onnx"], "", "give exactly one of --text, --input and --image"),
         (["infer", "char.onnx", "--text", "h", "--input", "x"], "", "give exactly one of"),
-        (["infer", "values.onnx", "--text", "h"], "", "this artifact has no text codec"),
+        (["infer", "values.onnx", "--text", "h"], "", "this artifact does not answer in text"),
         (["infer", "values.onnx", "--input", "none.csv"], "", "no file at none.csv"),
         (["infer", "values.onnx", "--input", "none.npy"], "", "no file at none.npy"),
         (["infer", "values.onnx", "--input", "-"], "1,2\n3\n", "-, line 2: 1 columns where the first row has 2"),
@@ -229,7 +229,7 @@ def test_text_is_generated_and_a_seed_repeats_it(run):
         (["infer", "caption.onnx", "--image", "char.onnx"], "", "char.onnx is not an image"),
         (["infer", "caption.onnx", "--text", "abc"], "", "is computed from image; use rnnx infer --image FILE"),
         (["generate", "caption.onnx"], "", "is computed from image; use rnnx infer --image FILE"),
-        (["generate", "values.onnx"], "", "this artifact has no text codec"),
+        (["generate", "values.onnx"], "", "this artifact does not answer in text"),
         (["generate", "char.onnx", "--temperature", "-1"], "", "temperature must be 0 or more, got -1.0"),
         (["generate", "char.onnx", "--prompt", "Q"], "", "character 'Q' at position 0 is not in the model's vocabulary"),
     ],
