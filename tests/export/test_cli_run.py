@@ -198,7 +198,7 @@ def test_text_is_generated_and_a_seed_repeats_it(run):
     [
         (["infer", "char.onnx"], "", "give exactly one of --text, --input and --image"),
         (["infer", "char.onnx", "--text", "h", "--input", "x"], "", "give exactly one of"),
-        (["infer", "values.onnx", "--text", "h"], "", "this artifact does not answer in text"),
+        (["infer", "values.onnx", "--text", "h"], "", "this artifact has no text codec"),
         (["infer", "values.onnx", "--input", "none.csv"], "", "no file at none.csv"),
         (["infer", "values.onnx", "--input", "none.npy"], "", "no file at none.npy"),
         (["infer", "values.onnx", "--input", "-"], "1,2\n3\n", "-, line 2: 1 columns where the first row has 2"),

@@ -41,7 +41,7 @@ class Programs(RuleBasedStateMachine):
         self.pool = self.model.pool(max_batch=3)
         self.streams: list[Any] = []
         self.twins: list[dict[str, np.ndarray]] = []
-        self.members: dict[str, dict[str, np.ndarray]] = {}
+        self.members: dict[str, tuple[dict[str, np.ndarray], int]] = {}
 
     def fresh(self, batch):
         return {name: np.float64(array) for name, array in self.model.initial_state(batch).items()}
@@ -162,26 +162,28 @@ class Programs(RuleBasedStateMachine):
             self.follow_member(key, xs[row : row + 1], futures[row].result(10), single=True)
 
     def follow_member(self, key, xs, found, single=False):
-        wanted, self.members[key] = self.follow(xs, self.members.get(key) or self.fresh(1))
+        twin, position = self.members.get(key) or (self.fresh(1), 0)
+        wanted, twin = self.follow(xs, twin)
+        self.members[key] = twin, position + xs.shape[1]
         by_name = named(self.model, found)
         self.check({n: a[None, None] if single and n in per_step(self.model) else a[None] for n, a in by_name.items()}, wanted)
 
     @rule(kept=consumes(states), key=KEYS)
     def join_the_pool(self, kept, key):
-        state, twin, _ = kept
+        state, twin, position = kept
         if state.batch == 1:
             if key in self.members:
                 self.pool.restore(key, state)
             else:
                 self.pool.join(key, state)
-            self.members[key] = twin
+            self.members[key] = twin, position
 
     @precondition(lambda self: self.members)
     @rule(target=states, key=KEYS)
     def leave_the_pool(self, key):
         key = key if key in self.members else next(iter(self.members))
         state = self.pool.leave(key)
-        return state, self.members.pop(key), state.position
+        return state, *self.members.pop(key)
 
     @invariant()
     def everything_is_where_the_reference_is(self):
@@ -189,7 +191,8 @@ class Programs(RuleBasedStateMachine):
             assert stream.position == stream.state.position == position
             self.check_state(stream.state, twin)
         assert set(self.pool) == set(self.members)
-        for key, twin in self.members.items():
+        for key, (twin, position) in self.members.items():
+            assert self.pool.state(key).position == position
             self.check_state(self.pool.state(key), twin)
 
     def check_state(self, state, twin):
