@@ -14,6 +14,8 @@ from rnnx_runtime._errors import BusyError, InputError
 
 _IDLE_SECONDS: Final = 1.0  # after which the thread ends; the next request starts another
 
+_PATIENCE_SECONDS: Final = 0.05  # between two looks whether a task that waits for room was cancelled
+
 
 class _Request(NamedTuple):
     future: Future[Any]
@@ -52,8 +54,7 @@ class Batcher:
                     f"{self._waiting} requests are waiting, and max_queue is {self._max_queue}; "
                     "ask again later, or give more time"
                 )
-            if self._closed:
-                raise InputError("this pool is closed; make another one with Model.pool")
+            self.check_open()
             future: Future[Any] = Future()
             self._queues.setdefault(key, deque()).append(_Request(future, x, time.monotonic()))
             self._waiting += 1
@@ -62,6 +63,42 @@ class Batcher:
                 self._worker.start()
             self._work.notify()
         return future
+
+    async def asubmit(self, key: Hashable, x: Any) -> Future[Any]:
+        """`submit`, where waiting for room must not block an event loop: a cancelled task has asked for nothing."""
+        import asyncio
+
+        cancelled = threading.Event()
+        submitted: list[Future[Any]] = []
+
+        def wait() -> Future[Any]:
+            while not cancelled.is_set():
+                try:
+                    future = self.submit(key, x, _PATIENCE_SECONDS)
+                except BusyError:
+                    continue
+                submitted.append(future)
+                if cancelled.is_set():
+                    future.cancel()
+                return future
+            raise BusyError("the task that asked was cancelled")
+
+        try:
+            return self.submit(key, x, 0)
+        except BusyError:
+            pass
+        try:
+            return await asyncio.get_running_loop().run_in_executor(None, wait)
+        except asyncio.CancelledError:
+            cancelled.set()
+            for future in submitted:
+                future.cancel()
+            raise
+
+    def check_open(self) -> None:
+        """Raises InputError where nothing is taken any more."""
+        if self._closed:
+            raise InputError("this pool is closed; make another one with Model.pool")
 
     def is_waiting(self, key: Hashable) -> bool:
         """Whether a request of this stream is in the queue."""

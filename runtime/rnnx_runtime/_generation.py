@@ -207,14 +207,25 @@ class Generation(Iterator[str]):
     in any process, to the same text.
     """
 
-    def __init__(self, writing: Writing, read: Callable[[int], NDArray[Any]], state: Callable[[], State]) -> None:
+    def __init__(
+        self,
+        writing: Writing,
+        read: Callable[[int], NDArray[Any]],
+        state: Callable[[], State],
+        position: Callable[[], int],
+    ) -> None:
         self._writing = writing
         self._read = read
         self._state = state
+        self._position = position
+        self._expected = position()
 
     def __next__(self) -> str:
         while (token := self._writing.draw()) is not None:
-            piece = self._writing.read(self._read(token))
+            check_unmoved(self._expected, self._position())
+            logits = self._read(token)
+            self._expected += 1
+            piece = self._writing.read(logits)
             if piece:
                 return piece
         raise StopIteration
@@ -235,9 +246,23 @@ class Generation(Iterator[str]):
         """A checkpoint: the stream's state, the random numbers, the penalty's memory and the text so far.
 
         Raises:
-            InputError: the stream is in use by another call.
+            InputError: the stream is in use by another call, or was moved by one.
         """
-        return self._writing.to_bytes(self._state())
+        state = self._state()
+        check_unmoved(self._expected, state.position)
+        return self._writing.to_bytes(state)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a generation cannot be copied or pickled; keep its to_bytes, and resume it with another stream")
+
+
+def check_unmoved(expected: int, position: int) -> None:
+    """Raises InputError where the stream is not where the text left it."""
+    if position != expected:
+        raise InputError(
+            f"the stream is at position {position}, this text left it at {expected}; "
+            "a generation has its stream to itself: go on with a fork, or end it first"
+        )
 
 
 def start_writing(

@@ -143,8 +143,11 @@ class Model:
             StateError: the state is another model's.
         """
         self._graph.check_streamable()
-        begin = self.initial_state(batch, **conditions) if state is None else self._graph.check_state(state)
-        return Stream(self._engine, begin)
+        if state is None:
+            return Stream(self._engine, self.initial_state(batch, **conditions))
+        if conditions:
+            raise InputError(f"a stream starts from a state or from conditions, got both: {', '.join(conditions)}")
+        return Stream(self._engine, self._graph.check_state(state, None if batch == 1 else batch))
 
     def pool(self, *, max_batch: int = 64, max_wait_ms: float = 0.0, max_queue: int = 1024) -> Pool:
         """Many streams, stepped together in one call.

@@ -1,7 +1,7 @@
 """A pool: many streams of one model, stepped together in one call, that join and leave at any step."""
 
 import threading
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Final, Self, Unpack, final
 
@@ -10,10 +10,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from rnnx_runtime._batcher import Batcher
 from rnnx_runtime._engine import Engine
-from rnnx_runtime._errors import BusyError, InputError, StateError
+from rnnx_runtime._errors import InputError, StateError
 from rnnx_runtime._generation import GenerateOptions, Generation, OnToken, Writing, start_writing
 from rnnx_runtime._graph import Answers
-from rnnx_runtime._inputs import Chunk, by_name, real, whole
+from rnnx_runtime._inputs import Chunk, real, whole
+from rnnx_runtime._members import by_key, one_chunk, one_step, side_by_side, stacked_steps
 from rnnx_runtime._rows import Rows
 from rnnx_runtime._state import State, check_finite, make_state, rows_of
 from rnnx_runtime._stats import Stats
@@ -21,7 +22,6 @@ from rnnx_runtime._stepper import Stepper
 
 _MOST: Final = 1 << 20
 _SIZES: Final = 64  # steppers that are kept, each for another number of rows
-_PLAIN: Final = {int, float, np.int32, np.int64, np.float32, np.float64, np.ndarray}  # what numpy stacks as it stands
 
 
 @final
@@ -76,6 +76,8 @@ class Pool:
             StateError: there is such a stream already, or the state does not fit.
             InputError: as `Model.initial_state`.
         """
+        if state is not None and conditions:
+            raise InputError(f"a stream starts from a state or from conditions, got both: {', '.join(conditions)}")
         begin = self._engine.initial_state(1, conditions) if state is None else self._fitting(state)
         if begin.batch != 1:
             raise InputError(f"a stream of a pool is one row, the conditions have a batch of {begin.batch}")
@@ -133,7 +135,7 @@ class Pool:
         Raises:
             InputError: an input breaks the contract. The message says which stream's; all states are as before.
         """
-        keys, chunk = self._stacked(xs)
+        keys, chunk = stacked_steps(self._graph, xs)
         parts = self._parts(keys)
         with self._turn():
             self._join_new(keys)
@@ -168,7 +170,7 @@ class Pool:
         Raises:
             InputError: an input breaks the contract. The message says which stream's; all states are as before.
         """
-        checked = {key: self._one(key, chunk, self._graph.check_chunk) for key, chunk in _items(chunks)}
+        checked = {key: one_chunk(self._graph, key, chunk) for key, chunk in by_key(chunks)}
         pieces: dict[Hashable, list[Answers]] = {
             key: [] if chunk.steps else [self._graph.empty(1)] for key, chunk in checked.items()
         }
@@ -178,7 +180,7 @@ class Pool:
             states = {key: self._rows.state(key) for key in checked}
             for first, last, going in self._cuts({key: chunk.steps for key, chunk in checked.items()}):
                 for _, part in self._parts(going):
-                    cut = _side_by_side([self._graph.cut(checked[key], first, last) for key in part])
+                    cut = side_by_side([self._graph.cut(checked[key], first, last) for key in part])
                     answers, following = self._engine.run(cut, self._graph.together([states[key] for key in part]))
                     for row, key in enumerate(part):
                         pieces[key].append({name: array[row : row + 1] for name, array in answers.items()})
@@ -219,22 +221,23 @@ class Pool:
             InputError: `x` breaks the contract, or the pool is closed.
             BusyError: the queue had no room in time.
         """
-        self._one(key, x, self._graph.check_step)
+        one_step(self._graph, key, x)
         self._after_fork()
         return self._batcher.submit(key, x, timeout)
 
     async def astep(self, key: Hashable, x: Any) -> Any:
-        """`submit`, for the tasks of an event loop: waits for room and for the answer without blocking it."""
+        """`submit`, for the tasks of an event loop: waits for room and for the answer without blocking it.
+
+        A task that is cancelled while its request waits has asked for nothing; once it is being answered, the step is done.
+        """
         import asyncio  # here: it takes as long to import as all the rest of this package
 
-        try:
-            future = self.submit(key, x, timeout=0)
-        except BusyError:
-            future = await asyncio.get_running_loop().run_in_executor(None, lambda: self.submit(key, x))
-        return await asyncio.wrap_future(future)
+        one_step(self._graph, key, x)
+        self._after_fork()
+        return await asyncio.wrap_future(await self._batcher.asubmit(key, x))
 
     def generate(
-        self, key: Hashable, prompt: str = "", max_new_tokens: int = 256, **options: Unpack[GenerateOptions]
+        self, key: Hashable, prompt: str, max_new_tokens: int = 256, **options: Unpack[GenerateOptions]
     ) -> Generation:
         """`Stream.generate` with a stream of this pool: those that are iterated in several threads are stepped together.
 
@@ -242,6 +245,7 @@ class Pool:
             InputError: as `Stream.generate`.
         """
         writing, tokens = start_writing(self._graph, prompt, max_new_tokens, options)
+        self._batcher.check_open()
         answer = self.feed({key: self._graph.text_codec().rows(tokens)})[key]
         logits = self._graph.logits(answer)
         writing.begin(tokens, logits[-1] if logits.ndim == 2 else logits)
@@ -285,13 +289,20 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a pool cannot be copied or pickled; keep its streams' states, and let them join another pool")
+
     def _generation(self, key: Hashable, writing: Writing) -> Generation:
         rows = self._graph.text_codec().rows
 
         def read(token: int) -> NDArray[Any]:
             return self._graph.logits(self.submit(key, rows(np.array([token]))[0]).result())
 
-        return Generation(writing, read, lambda: self.state(key))
+        return Generation(writing, read, lambda: self.state(key), lambda: self._position(key))
+
+    def _position(self, key: Hashable) -> int:
+        with self._turn():
+            return self._rows.position(key)
 
     def _fitting(self, state: State) -> State:
         self._graph.check_state(state)
@@ -307,25 +318,6 @@ class Pool:
             begin = self._engine.initial_state(1, {})  # refused where it is computed: such streams must join
             for key in new:
                 self._rows.put(key, begin)
-
-    def _one(self, key: Hashable, x: Any, check: Callable[[Any], Chunk]) -> Chunk:
-        """One stream's input, with a batch axis, checked."""
-        try:
-            return check({name: array[None] for name, array in by_name(self._graph.inputs, x).items()})
-        except InputError as error:
-            raise InputError(f"stream {key!r}: {error}") from None
-
-    def _stacked(self, xs: Any) -> tuple[list[Hashable], Chunk]:
-        """The inputs of one step as one batch, checked; where one is wrong, the message says which."""
-        items = _items(xs)
-        keys = [key for key, _ in items]
-        if len(self._graph.inputs) == 1 and {type(x) for _, x in items} <= _PLAIN:
-            try:
-                return keys, self._graph.check_step(np.array([x for _, x in items]))
-            except ValueError:  # InputError is one
-                pass
-        chunks = [self._one(key, x, self._graph.check_step) for key, x in items]
-        return keys, _side_by_side(chunks) if chunks else Chunk({}, 0, 1)
 
     def _step_held(self, keys: list[Hashable], chunk: Chunk) -> Answers:
         """Step the streams whose states lie ready in a stepper: those of the call before, or these from now on."""
@@ -369,15 +361,3 @@ class Pool:
         self._lock = threading.RLock()
         # Looked up at each call: `measure` puts another one in its place.
         self._batcher = Batcher(lambda xs: self.step(xs), self._max_batch, self._max_wait, self._max_queue)  # noqa: PLW0108
-
-
-def _items(xs: Any) -> list[tuple[Hashable, Any]]:
-    if not isinstance(xs, Mapping):
-        raise InputError(f"a pool is given a mapping of streams to their inputs, got {type(xs).__name__}")
-    return list(xs.items())
-
-
-def _side_by_side(chunks: Sequence[Chunk]) -> Chunk:
-    """Chunks of one row each, and of the same length, as one."""
-    arrays = {name: np.concatenate([chunk.arrays[name] for chunk in chunks]) for name in chunks[0].arrays}
-    return Chunk(arrays, len(chunks), chunks[0].steps)

@@ -47,10 +47,15 @@ class Rows:
 
     def state(self, key: Hashable) -> State:
         """The row of `key`, as a state of a batch of 1."""
+        position = self.position(key)
+        gathered = self.gather([key])
+        return make_state(gathered.digest, 1, dict(gathered), position)
+
+    def position(self, key: Hashable) -> int:
+        """How many steps lie behind the row of `key`."""
         if key not in self._places:
             raise StateError(f"there is no stream {key!r} in this pool")
-        gathered = self.gather([key])
-        return make_state(gathered.digest, 1, dict(gathered), int(self._positions[self._places[key]]))
+        return int(self._positions[self._places[key]])
 
     def gather(self, keys: Sequence[Hashable]) -> State:
         """The rows of `keys` as one state; its position says nothing, for each row has its own."""

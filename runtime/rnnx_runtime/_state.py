@@ -20,7 +20,7 @@ class _Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class State(Mapping[str, NDArray[Any]]):
     """What one step hands to the next: read-only arrays by state name, in the shapes that the manifest gives.
 
-    Two states are equal when they belong to the same artifact and all their bits are equal. A state never changes: make
+    Two states are equal when they belong to the same artifact and all their bits are equal, whatever their position. A state never changes: make
     one with `Model.initial_state` or `Model.make_state`, take it from a stream, or read it with `State.from_bytes`.
     """
 

@@ -48,18 +48,19 @@ class Stats:
         return text if self.deadline_ms is None else f"{text}, {self.deadline_misses} over {self.deadline_ms:g} ms"
 
     def timed(self, call: Callable[[Any], Any], position: Callable[[], int]) -> Callable[[Any], Any]:
-        """`call`, with each duration written down; it moves `position` by the steps that it answers."""
+        """`call`, with each duration written down, for this package; it moves `position` by the steps that it answers."""
         clock = time.perf_counter
 
         def measured(x: Any) -> Any:
             before, started = position(), clock()
             answer = call(x)
-            self._add((clock() - started) * 1e3, position() - before)
+            self.add((clock() - started) * 1e3, position() - before)
             return answer
 
         return measured
 
-    def _add(self, milliseconds: float, steps: int) -> None:
+    def add(self, milliseconds: float, steps: int) -> None:
+        """One more call took so long; for this package."""
         latest = self._latest
         if len(latest) < _KEPT:
             latest.append(milliseconds)

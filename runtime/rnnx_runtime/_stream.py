@@ -1,5 +1,6 @@
 """A stream: one sequence in progress, or a batch of them in lockstep."""
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from threading import Lock
 from typing import Any, Unpack, final
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from rnnx_runtime._engine import Engine
 from rnnx_runtime._errors import InputError, StateError
-from rnnx_runtime._generation import GenerateOptions, Generation, OnToken, Writing, start_writing
+from rnnx_runtime._generation import GenerateOptions, Generation, OnToken, Writing, check_unmoved, start_writing
 from rnnx_runtime._graph import Answers
 from rnnx_runtime._inputs import Chunk
 from rnnx_runtime._score import Hypothesis, beam_search
@@ -57,7 +58,7 @@ class Stream:
 
     @property
     def stats(self) -> Stats | None:
-        """The durations of `step` and `feed` since `measure` was called; None before."""
+        """The durations of `step`, `feed` and their twins since `measure` was called; None before."""
         return self._stats
 
     def step(self, x: Any) -> Any:
@@ -112,7 +113,7 @@ class Stream:
 
     def generate(
         self,
-        prompt: str = "",
+        prompt: str,
         max_new_tokens: int = 256,
         *,
         temperature: float = 1.0,
@@ -127,7 +128,7 @@ class Stream:
         """Go on writing: pieces of text, as they come. The stream reads what it writes.
 
         Args:
-            prompt: read first; it is not part of the answer. A model that has read nothing yet needs at least one symbol.
+            prompt: read first, at least one symbol; it is not part of the answer.
             max_new_tokens: ends the answer.
             temperature, top_k, top_p, min_p, repetition_penalty: as in transformers, and in its order. Temperature 0 takes
                 the most likely symbol each time. The penalty is for what is in the prompt and in the answer so far.
@@ -154,13 +155,11 @@ class Stream:
             stop=stop,
             on_token=on_token,
         )
-        with _Turn(self):
-            answers, state = self._engine.run(self._graph.symbols(tokens), self._now())
-            self._rest(state)
-        writing.begin(tokens, self._graph.last_logits(answers)[0])
+        logits = self._graph.logits(self.feed(self._graph.text_codec().rows(tokens)[None]))
+        writing.begin(tokens, logits[0, -1] if logits.ndim == 3 else logits[0])
         return self._generation(writing)
 
-    def agenerate(self, prompt: str = "", max_new_tokens: int = 256, **options: Unpack[GenerateOptions]) -> AsyncIterator[str]:
+    def agenerate(self, prompt: str, max_new_tokens: int = 256, **options: Unpack[GenerateOptions]) -> AsyncIterator[str]:
         """`generate` with another thread for the model, so that the event loop stays free: `async for piece in ...`.
 
         Where it is cancelled, the stream has read what was handed out, and what was held back.
@@ -177,7 +176,10 @@ class Stream:
         with _Turn(self):
             answers = await self._aside(self._graph.symbols(tokens))
         writing.begin(tokens, self._graph.last_logits(answers)[0])
+        expected = self.position
         while (token := writing.draw()) is not None:
+            check_unmoved(expected, self.position)
+            expected += 1
             with _Turn(self):
                 answers = await self._aside(self._graph.symbols([token]))
             piece = writing.read(self._graph.last_logits(answers)[0])
@@ -250,7 +252,7 @@ class Stream:
             return twin
 
     def measure(self, deadline_ms: float | None = None) -> Stats:
-        """Write down from now on how long each `step` and `feed` takes; before, that costs nothing.
+        """Write down from now on how long each `step`, `feed`, `astep` and `afeed` takes; before, that costs nothing.
 
         Args:
             deadline_ms: count the calls that take longer.
@@ -272,7 +274,7 @@ class Stream:
             answer: NDArray[Any] = self._graph.logits(self.step(rows(np.array([token]))))[0]
             return answer
 
-        return Generation(writing, read, lambda: self.state)
+        return Generation(writing, read, lambda: self.state, lambda: self.position)
 
     async def _aside(self, chunk: Chunk) -> Answers:
         """Run a chunk in another thread, for a caller that has the turn. What is cancelled changes nothing: it is a pure
@@ -280,8 +282,11 @@ class Stream:
         """
         import asyncio  # here: it takes as long to import as all the rest of this package
 
+        started = time.perf_counter()
         answers, state = await asyncio.get_running_loop().run_in_executor(None, self._engine.run, chunk, self._now())
         self._rest(state)
+        if self._stats is not None:
+            self._stats.add((time.perf_counter() - started) * 1e3, chunk.steps)
         return answers
 
     def _checked(self, chunk: Chunk) -> Chunk:

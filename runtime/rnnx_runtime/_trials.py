@@ -21,7 +21,7 @@ class ProviderReport:
         here: whether this machine has it.
         because: why not; where it is here, what its trial came to.
         microseconds: the median time of the artifact's golden trace; None where it was not run, or not rightly.
-        difference: the largest absolute difference from the trace; None where it was not run.
+        difference: the largest difference from the trace, relative above 1; None where it was not run.
     """
 
     name: str

@@ -3,7 +3,7 @@ import pytest
 
 from rnnx_runtime import ExecutionError, InputError
 from rnnx_runtime._generation import StopFilter
-from rnnx_runtime._sampling import Sampler, SamplerOptions
+from rnnx_runtime._sampling import Sampler, SamplerOptions, log_softmax
 
 LOGITS = np.log(np.array([0.05, 0.5, 0.15, 0.3], np.float32))
 DRAWS = 4000
@@ -299,3 +299,56 @@ def test_text_is_generated_for_one_stream_at_a_time(char_rnn):
 def test_a_model_without_text_generates_none(lstm):
     with pytest.raises(InputError, match="^this artifact does not answer in text; it takes and gives numbers$"):
         lstm.stream().generate("h")
+
+
+@pytest.mark.parametrize(
+    "move", [lambda s: s.step([1]), lambda s: s.reset(), lambda s: s.generate("h", 5), lambda s: s.feed([[1, 2]])]
+)
+def test_a_generation_notices_that_its_stream_was_moved(char_rnn, move):
+    stream = char_rnn.stream()
+    generation = stream.generate("hell", 20, seed=1)
+    next(generation)
+    move(stream)
+    rule = r"^the stream is at position \d+, this text left it at 5; a generation has its stream to itself: go on with a fork"
+    with pytest.raises(InputError, match=rule):
+        next(generation)
+    with pytest.raises(InputError, match=rule):
+        generation.to_bytes()
+
+
+def test_a_fork_may_be_moved(char_rnn):
+    stream = char_rnn.stream()
+    generation = stream.generate("hell", 20, seed=1)
+    begun = next(generation)
+    stream.fork().step([1])
+    assert begun + "".join(generation) == "".join(char_rnn.stream().generate("hell", 20, seed=1))
+
+
+def test_on_token_sees_every_symbol_and_may_end_the_text(char_rnn):
+    seen = []
+    whole = "".join(char_rnn.stream().generate("hell", 20, seed=1, on_token=seen.append))
+    assert "".join(seen) == whole
+    seen.clear()
+    text = "".join(char_rnn.stream().generate("hell", 20, seed=1, on_token=lambda s: seen.append(s) or len(seen) < 7))
+    assert text == "".join(seen) == whole[:7]
+    held = char_rnn.stream().generate("hell", 20, seed=1, stop=whole[:9], on_token=lambda s: False)
+    assert list(held) == [whole[0]]
+
+
+def test_the_log_probability_of_the_pieces_is_that_of_the_text(char_rnn):
+    generation = char_rnn.stream().generate(
+        "hell", 30, seed=1, temperature=0.5, top_k=2, repetition_penalty=1.5, stop="hhhhhh"
+    )
+    total = sum(generation.logprob for _ in generation)
+    tokens = char_rnn.encode("hell" + generation.text)
+    likely = log_softmax(char_rnn.run(tokens[None])[0][0])
+    wanted = sum(likely[place - 1, tokens[place]] for place in range(4, len(tokens)))
+    assert total == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_penalty_keeps_a_text_from_repeating_itself(char_rnn):
+    def distinct(penalty):
+        return len(set("".join(char_rnn.stream().generate("h", 3, temperature=0, repetition_penalty=penalty))))
+
+    assert distinct(1e6) == 3
+    assert distinct(1) < 3

@@ -1,4 +1,5 @@
 import asyncio
+import pickle
 import threading
 import time
 from concurrent.futures import CancelledError
@@ -136,12 +137,16 @@ def test_states_go_in_and_out(lstm):
         (
             lambda pool: pool.step({"a": 1, "b": [1, 2]}),
             InputError,
-            r"stream 'b': tokens: expected the shape \(B\) for one step",
+            r"stream 'b': tokens: expected the shape \(\), without a batch axis, got \(2,\)",
         ),
         (lambda pool: pool.step({"a": 1, "b": None}), InputError, "stream 'b': tokens: expected int64, got "),
         (lambda pool: pool.step({"b": {"other": 1}}), InputError, "stream 'b': the inputs are "),
         (lambda pool: pool.feed({"a": [1], "b": [1, 9]}), InputError, "stream 'b': tokens: token 9 is outside the vocabulary"),
-        (lambda pool: pool.feed({"a": 1}), InputError, r"stream 'a': tokens: expected the shape \(B, T\), got \(1,\)"),
+        (
+            lambda pool: pool.feed({"a": 1}),
+            InputError,
+            r"stream 'a': tokens: expected the shape \(T\), without a batch axis, got \(\)",
+        ),
         (lambda pool: pool.step([1, 2]), InputError, "a pool is given a mapping of streams to their inputs, got list"),
         (lambda pool: pool.submit("b", 9), InputError, "stream 'b': tokens: token 9 is outside the vocabulary"),
         (lambda pool: pool.generate("b", ""), InputError, "the prompt is empty; "),
@@ -376,6 +381,57 @@ def test_tasks_of_an_event_loop_are_answered_together(char_rnn):
     for answers in asyncio.run(all_of_them()):
         for answer, want in zip(answers, wanted, strict=True):
             np.testing.assert_allclose(answer, want, **RNN_CLOSE)
+
+
+def test_a_task_that_is_cancelled_while_it_waits_for_room_has_asked_for_nothing(char_rnn, monkeypatch):
+    pool = char_rnn.pool(max_batch=1, max_queue=1)
+    step, go, inside = type(pool).step, threading.Event(), threading.Event()
+    monkeypatch.setattr(type(pool), "step", lambda self, xs: inside.set() or (go.wait(10) and step(self, xs)))
+
+    async def program():
+        first = asyncio.ensure_future(pool.astep("a", 1))
+        await asyncio.to_thread(inside.wait, 10)
+        second = asyncio.ensure_future(pool.astep("a", 2))
+        await asyncio.sleep(0.01)
+        third = asyncio.ensure_future(pool.astep("a", 3))  # no room
+        await asyncio.sleep(0.1)
+        third.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await third
+        go.set()
+        await first
+        await second
+        await asyncio.sleep(0.1)
+
+    asyncio.run(program())
+    stream = char_rnn.stream()
+    stream.step([1])
+    stream.step([2])
+    assert (pool.state("a"), pool.state("a").position) == (stream.state, 2)
+
+
+def test_a_closed_pool_writes_nothing(char_rnn):
+    pool = char_rnn.pool()
+    pool.close()
+    with pytest.raises(InputError, match="^this pool is closed; make another one with Model.pool$"):
+        pool.generate("a", "hell", 5)
+    assert list(pool) == []
+
+
+def test_a_stream_starts_from_a_state_or_from_conditions(char_rnn):
+    state = char_rnn.initial_state()
+    for use in (lambda: char_rnn.pool().join("a", state, image=[1]), lambda: char_rnn.stream(state=state, image=[1])):
+        with pytest.raises(InputError, match="^a stream starts from a state or from conditions, got both: image$"):
+            use()
+    with pytest.raises(StateError, match="^the state has a batch of 1, the input one of 5$"):
+        char_rnn.stream(5, state=state)
+
+
+def test_a_pool_and_a_generation_are_not_pickled(char_rnn):
+    with pytest.raises(TypeError, match="^a pool cannot be copied or pickled; keep its streams' states, and let them join"):
+        pickle.dumps(char_rnn.pool())
+    with pytest.raises(TypeError, match="^a generation cannot be copied or pickled; keep its to_bytes, and resume it"):
+        pickle.dumps(char_rnn.stream().generate("h"))
 
 
 def test_calls_are_measured_when_asked(char_rnn):

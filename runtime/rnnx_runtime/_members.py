@@ -1,0 +1,79 @@
+"""What a pool is given: inputs of many streams by key, without a batch axis, checked and put side by side."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from rnnx_runtime._errors import InputError
+from rnnx_runtime._graph import Graph
+from rnnx_runtime._inputs import Chunk, by_name
+
+_PLAIN: Final = {int, float, np.int32, np.int64, np.float32, np.float64, np.ndarray}  # what numpy stacks as it stands
+
+
+def one_step(graph: Graph, key: Hashable, x: Any) -> Chunk:
+    """One stream's step as a chunk of one row.
+
+    Raises:
+        InputError: it breaks the contract; the message says whose.
+    """
+    return _one(graph, key, x, ())
+
+
+def one_chunk(graph: Graph, key: Hashable, chunk: Any) -> Chunk:
+    """One stream's chunk, with a batch axis of 1.
+
+    Raises:
+        InputError: it breaks the contract; the message says whose.
+    """
+    return _one(graph, key, chunk, ("T",))
+
+
+def _one(graph: Graph, key: Hashable, value: Any, time: tuple[str, ...]) -> Chunk:
+    try:
+        arrays = by_name(graph.inputs, value)
+        for name, array in arrays.items():
+            layout = graph.inputs[name].layout
+            axes = time if layout.has_time else ()
+            if array.ndim != len(axes) + len(layout.inner) or array.shape[len(axes) :] != layout.inner:
+                wanted = ", ".join(map(str, (*axes, *layout.inner)))
+                raise InputError(f"{name}: expected the shape ({wanted}), without a batch axis, got {array.shape}")
+        rows = {name: array[None] for name, array in arrays.items()}
+        return graph.check_chunk(rows) if time else graph.check_step(rows)
+    except InputError as error:
+        raise InputError(f"stream {key!r}: {error}") from None
+
+
+def stacked_steps(graph: Graph, xs: Any) -> tuple[list[Hashable], Chunk]:
+    """The steps of several streams as one batch.
+
+    Raises:
+        InputError: one breaks the contract; the message says whose.
+    """
+    items = by_key(xs)
+    keys = [key for key, _ in items]
+    if len(graph.inputs) == 1 and {type(x) for _, x in items} <= _PLAIN:
+        try:
+            return keys, graph.check_step(np.array([x for _, x in items]))
+        except ValueError:  # InputError is one
+            pass
+    chunks = [one_step(graph, key, x) for key, x in items]
+    return keys, side_by_side(chunks) if chunks else Chunk({}, 0, 1)
+
+
+def by_key(xs: Any) -> list[tuple[Hashable, Any]]:
+    """The streams and what each is given.
+
+    Raises:
+        InputError: it is no mapping.
+    """
+    if not isinstance(xs, Mapping):
+        raise InputError(f"a pool is given a mapping of streams to their inputs, got {type(xs).__name__}")
+    return list(xs.items())
+
+
+def side_by_side(chunks: Sequence[Chunk]) -> Chunk:
+    """Chunks of one row each, and of the same length, as one."""
+    arrays = {name: np.concatenate([chunk.arrays[name] for chunk in chunks]) for name in chunks[0].arrays}
+    return Chunk(arrays, len(chunks), chunks[0].steps)
