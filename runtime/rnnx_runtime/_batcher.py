@@ -3,14 +3,17 @@
 One request per stream and call, the streams in turn: whoever has asked for much does not keep the others waiting.
 """
 
+import atexit
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, Final, NamedTuple, final
+from weakref import WeakSet
 
-from rnnx_runtime._errors import BusyError, InputError
+from rnnx_runtime._errors import BusyError, ExecutionError, InputError
 
 _IDLE_SECONDS: Final = 1.0  # after which the thread ends; the next request starts another
 
@@ -42,12 +45,16 @@ class Batcher:
         self._room = threading.Condition(self._lock)
         self._work = threading.Condition(self._lock)
         self._queues: dict[Hashable, deque[_Request]] = {}  # in the order of their turns
+        self._answering: set[Hashable] = set()
         self._waiting = 0
         self._worker: threading.Thread | None = None
         self._closed = False
+        _batchers.add(self)
 
     def submit(self, key: Hashable, x: Any, timeout: float | None) -> Future[Any]:
         """See `Pool.submit`."""
+        if threading.current_thread() is self._worker:
+            timeout = 0  # a callback of a future: only its own thread could make room
         with self._lock:
             if not self._room.wait_for(lambda: self._closed or self._waiting < self._max_queue, timeout):
                 raise BusyError(
@@ -55,12 +62,16 @@ class Batcher:
                     "ask again later, or give more time"
                 )
             self.check_open()
+            if self._worker is None:
+                worker = threading.Thread(target=self._run, name="rnnx-pool", daemon=True)
+                try:
+                    worker.start()
+                except RuntimeError as error:
+                    raise ExecutionError(f"the pool's thread cannot be started: {error}") from error
+                self._worker = worker
             future: Future[Any] = Future()
             self._queues.setdefault(key, deque()).append(_Request(future, x, time.monotonic()))
             self._waiting += 1
-            if self._worker is None:
-                self._worker = threading.Thread(target=self._run, name="rnnx-pool", daemon=True)
-                self._worker.start()
             self._work.notify()
         return future
 
@@ -101,9 +112,9 @@ class Batcher:
             raise InputError("this pool is closed; make another one with Model.pool")
 
     def is_waiting(self, key: Hashable) -> bool:
-        """Whether a request of this stream is in the queue."""
+        """Whether a request of this stream is in the queue, or being answered."""
         with self._lock:
-            return key in self._queues
+            return key in self._answering or any(not one.future.cancelled() for one in self._queues.get(key, ()))
 
     def close(self) -> None:
         """Cancel what is waiting; nothing can be submitted from now on."""
@@ -117,11 +128,19 @@ class Batcher:
         for future in cancelled:
             future.cancel()
 
+    def end(self) -> None:
+        """Before the interpreter ends: a thread inside ONNX Runtime would take the process down with it."""
+        self.close()
+        if (worker := self._worker) is not None and worker is not threading.current_thread():
+            worker.join()
+
     def _run(self) -> None:
         while (batch := self._next()) is not None:
             running = {key: one for key, one in batch.items() if one.future.set_running_or_notify_cancel()}
             if running:
                 self._serve(running)
+            with self._lock:
+                self._answering = set()
 
     def _next(self) -> dict[Hashable, _Request] | None:
         """The requests that are answered together next; None to end."""
@@ -139,6 +158,7 @@ class Batcher:
                 if queue:
                     self._queues[key] = queue  # behind the others
             self._waiting -= len(batch)
+            self._answering = set(batch)
             self._room.notify(len(batch))
             return batch
 
@@ -147,10 +167,21 @@ class Batcher:
             answers = self._answer({key: request.x for key, request in batch.items()})
         except Exception as error:
             if len(batch) == 1:
-                next(iter(batch.values())).future.set_exception(error)
+                with suppress(BaseException):  # of somebody's callback, which must not end this thread
+                    next(iter(batch.values())).future.set_exception(error)
             else:  # find the one that fails: the others have nothing to do with it
                 for key, request in batch.items():
                     self._serve({key: request})
             return
         for key, request in batch.items():
-            request.future.set_result(answers[key])
+            with suppress(BaseException):
+                request.future.set_result(answers[key])
+
+
+_batchers: Final[WeakSet[Batcher]] = WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    for batcher in list(_batchers):
+        batcher.end()

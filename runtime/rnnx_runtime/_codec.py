@@ -149,10 +149,7 @@ class ScalerCodec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         Raises:
             InputError: they are no such numbers.
         """
-        try:
-            array = np.asarray(values, np.float64)
-        except (TypeError, ValueError):
-            raise InputError(f"values must be numbers in one array, got {type(values).__name__}") from None
+        array = _numbers(values).astype(np.float64)
         _check_features(array, self.mean)
         scaled: NDArray[np.float64] = (array - np.array(self.mean)) / np.array(self.std)
         return scaled
@@ -165,12 +162,22 @@ class ScalerCodec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """
         if isinstance(answer, dict):
             raise InputError("a scaler is for one output; give it the one that is meant")
-        array: NDArray[Any] = np.asarray(answer)
+        array = _numbers(answer)
         if not self.output_mean:
             return array
         _check_features(array, self.output_mean)
-        values: NDArray[Any] = (array * np.array(self.output_std) + np.array(self.output_mean)).astype(array.dtype)
-        return values
+        values: NDArray[Any] = array * np.array(self.output_std) + np.array(self.output_mean)
+        return values.astype(array.dtype) if array.dtype.kind == "f" else values
+
+
+def _numbers(values: Any) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.asarray(values)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"values must be numbers in one array, got {type(values).__name__}") from None
+    if array.dtype.kind not in "fiu" or isinstance(values, np.ma.MaskedArray):
+        raise InputError(f"values must be numbers in one array, got {type(values).__name__} of {array.dtype}")
+    return array
 
 
 def _check_features(array: NDArray[Any], numbers: tuple[float, ...]) -> None:

@@ -16,12 +16,12 @@ from weakref import WeakSet
 from numpy.typing import ArrayLike
 
 from rnnx_runtime._artifact import Artifact
-from rnnx_runtime._errors import InputError, ProviderError
+from rnnx_runtime._errors import ExecutionError, InputError, ProviderError
 from rnnx_runtime._golden import REDUCED_TOLERANCE, TOLERANCE, bindings_hold, golden_difference
 from rnnx_runtime._graph import Answers, Graph
 from rnnx_runtime._inputs import Chunk
 from rnnx_runtime._providers import AUTO, Placement
-from rnnx_runtime._session import Options, Session, forget_locks
+from rnnx_runtime._session import Options, Session, leave_to_parent
 from rnnx_runtime._state import State
 from rnnx_runtime._stepper import Stepper
 from rnnx_runtime._trials import try_providers
@@ -37,6 +37,7 @@ class Engine:
     def __init__(self, artifact: Artifact, options: Options) -> None:
         self.graph = Graph(artifact.manifest, artifact.digest)
         self.epoch = 0
+        self.lost = ""  # why streams of before a fork cannot go on
         self.forks = 0  # how many processes up from here this engine was made
         self._artifact = artifact
         self._options = options
@@ -92,11 +93,16 @@ class Engine:
     def close(self) -> None:
         """Let go of the sessions; write the profile, where one was asked for."""
         with self._opening:
-            if self._session is not None and self._options.profile is not None:
-                Path(self._session.end_profile()).replace(self._options.profile)
+            session, self._session, self._initial = self._session, None, None
             self._closed = True
             self.epoch += 1
-            self._session = self._initial = None
+            if session is not None and self._options.profile is not None:
+                try:
+                    Path(session.end_profile()).replace(self._options.profile)
+                except OSError as error:
+                    raise ExecutionError(
+                        f"the profile cannot be written to {self._options.profile!r}: {error.strerror}"
+                    ) from None
 
     def _open(self) -> Session:
         with self._opening:
@@ -110,11 +116,18 @@ class Engine:
                     self._placement = self._placement or session.placement
                     self._check(session)
                 if self._artifact.initial is not None:
-                    self._initial = Session(self._artifact.initial, self._options)
-                if session.on_device and not bindings_hold(self.graph, session):
+                    # Run once per sequence, and not covered by the golden trace: where ONNX Runtime is at home.
+                    self._initial = Session(self._artifact.initial, Options({"cpu": {}}, True, self._options.threads))
+                if session.on_device and not self._bindings_hold(session):
                     session.forget_bindings()
                 self._session = session
             return self._session
+
+    def _bindings_hold(self, session: Session) -> bool:
+        try:
+            return bindings_hold(self.graph, session)
+        except ExecutionError:  # plain runs have shown that they work
+            return False
 
     def _check(self, session: Session) -> None:
         """Raises ProviderError where a provider other than the CPU's computes something else than was exported."""
@@ -129,20 +142,23 @@ class Engine:
 
     def _fastest(self) -> tuple[Session, Options, Placement]:
         """The provider of this machine that runs the golden trace in the shortest time, and rightly."""
-        trials = try_providers(self._artifact.data, self.graph, self._options.threads, self._options.profile)
+        trials = try_providers(self._artifact.data, self.graph, self._options.threads)
         right = [(trial.report, trial.options, trial.session) for trial in trials if trial.options and trial.session]
         if not right:
             said = "; ".join(f"{trial.report.name}: {trial.report.because}" for trial in trials if trial.report.here)
             raise ProviderError(f"no provider of this machine runs the golden trace rightly: {said}")
         report, options, session = min(right, key=lambda one: one[0].microseconds or math.inf)
-        assert options is not None
-        assert session is not None
+        if self._options.profile is not None:  # the trials are not to stand in it
+            options = replace(options, profile=self._options.profile)
+            session = Session(self._artifact.data, options)
         said = ", ".join(
             f"{one.name} {one.microseconds:.0f} µs" if one.microseconds else f"{one.name} {one.because}"
             for one in (trial.report for trial in trials)
             if one.here
         )
         because = f"{report.name} runs the golden trace fastest: {said}"
+        if report.microseconds is None:
+            because = f"{report.name} comes first, for the artifact's golden trace holds no step to measure"
         return session, options, replace(session.placement, requested=(AUTO,), because=because)
 
     def _after_fork(self) -> None:
@@ -150,9 +166,8 @@ class Engine:
         self._opening = threading.Lock()
         self.epoch += 1
         self.forks += 1
-        for session in (self._session, self._initial):
-            if session is not None:
-                session.leak()
+        if self._session is not None and self._session.on_device:
+            self.lost = "its state is in the memory of a device, which a forked process cannot use; load the model there"
         self._session = self._initial = None
 
 
@@ -160,7 +175,7 @@ _engines: Final[WeakSet[Engine]] = WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    forget_locks()
+    leave_to_parent()
     for engine in list(_engines):
         engine._after_fork()
 

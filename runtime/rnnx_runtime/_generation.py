@@ -4,7 +4,9 @@
 `Generation` drives it over a stream or a pool. When a piece is handed out, the model has read it.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
+from threading import Lock
 from typing import Any, Self, TypedDict, final
 
 import msgspec
@@ -12,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnnx_runtime import _snapshot
+from rnnx_runtime._codec import TextCodec
 from rnnx_runtime._errors import InputError, StateError, printable
 from rnnx_runtime._graph import Graph
 from rnnx_runtime._inputs import whole
@@ -34,6 +37,7 @@ class GenerateOptions(TypedDict, total=False):
     on_token: OnToken | None
 
 
+_NO = (False, np.False_)
 _LOGITS = "rnnx.logits"
 _SEEN = "rnnx.seen"
 
@@ -46,8 +50,10 @@ class _Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     stop: tuple[str, ...]
     left: int
     text: str
+    pending: int | None
+    ready: str
     held: str
-    held_logprobs: tuple[float, ...]
+    drawn_logprobs: tuple[float, ...]
     position: int
 
 
@@ -111,7 +117,8 @@ class Writing:
         self._left = left  # symbols that may still be drawn
         self._on_token = on_token
         self._pending: int | None = None  # drawn, and not yet read by the model
-        self._drawn: list[_Drawn] = []  # of the text held back
+        self._ready = ""  # can be handed out, and was not
+        self._drawn: list[_Drawn] = []  # of the text that is ready or held back
         self._piece: list[_Drawn] = []
 
     @property
@@ -142,10 +149,21 @@ class Writing:
         self.logits = logits
         symbol = self._codec.decode([token])
         piece = self._filter.push(symbol)
-        if self._filter.ended or (self._on_token is not None and self._on_token(symbol) is False):
+        if self._filter.ended:
             self._left = 0
-        if self._left == 0:
-            piece += self._filter.flush()
+        self._ready += piece
+        try:
+            # After everything is in its place: it may raise, or make a checkpoint.
+            if self._on_token is not None and self._on_token(symbol) in _NO:
+                self._left = 0
+        finally:
+            if self._left == 0:
+                self._ready += self._filter.flush()
+        return self.take()
+
+    def take(self) -> str:
+        """The text that can be handed out; it is from now on."""
+        piece, self._ready = self._ready, ""
         if piece:
             self.text += piece
             self._piece, self._drawn = self._drawn[: len(piece)], self._drawn[len(piece) :]
@@ -159,8 +177,10 @@ class Writing:
             stop=self._filter.stop,
             left=self._left,
             text=self.text,
+            pending=self._pending,
+            ready=self._ready,
             held=self._filter.held,
-            held_logprobs=tuple(map(_logprob, self._drawn)) if self._filter.held else (),
+            drawn_logprobs=tuple(map(_logprob, self._drawn[: len(self._ready) + len(self._filter.held)])),
             position=state.position,
         )
         arrays = {**dict(state), _LOGITS: self.logits, _SEEN: self._sampler.seen}
@@ -175,6 +195,7 @@ class Writing:
             InputError: the artifact does not answer in text.
         """
         symbols = len(graph.text_codec().vocabulary)
+        check_on_token(on_token)
         header, arrays = _snapshot.from_bytes("generation", data)
         logits, seen = arrays.pop(_LOGITS, None), arrays.pop(_SEEN, None)
         try:
@@ -191,11 +212,13 @@ class Writing:
             min(progress.left, progress.position) < 0
             or logits.dtype.kind != "f"
             or arrays.keys() != graph.states.keys()
-            or len(progress.held) != len(progress.held_logprobs)
+            or len(progress.ready) + len(progress.held) != len(progress.drawn_logprobs)
+            or not 0 <= (progress.pending or 0) < symbols
         ):
             raise StateError("the checkpoint is not valid: it was not made by rnnx")
         writing.text, writing._filter.held = progress.text, progress.held
-        writing.logits, writing._sampler.seen, writing._drawn = logits, seen, list(progress.held_logprobs)
+        writing._pending, writing._ready = progress.pending, progress.ready
+        writing.logits, writing._sampler.seen, writing._drawn = logits, seen, list(progress.drawn_logprobs)
         return writing, state
 
 
@@ -219,16 +242,23 @@ class Generation(Iterator[str]):
         self._state = state
         self._position = position
         self._expected = position()
+        self._lock = Lock()
 
     def __next__(self) -> str:
-        while (token := self._writing.draw()) is not None:
-            check_unmoved(self._expected, self._position())
-            logits = self._read(token)
-            self._expected += 1
-            piece = self._writing.read(logits)
-            if piece:
+        if not self._lock.acquire(False):
+            raise InputError("this text is being written by another call; one thread at a time goes on with it")
+        try:
+            if piece := self._writing.take():
                 return piece
-        raise StopIteration
+            while (token := self._writing.draw()) is not None:
+                check_unmoved(self._expected, self._position())
+                logits = self._read(token)
+                self._expected += 1
+                if piece := self._writing.read(logits):
+                    return piece
+            raise StopIteration
+        finally:
+            self._lock.release()
 
     @property
     def text(self) -> str:
@@ -256,6 +286,12 @@ class Generation(Iterator[str]):
         raise TypeError("a generation cannot be copied or pickled; keep its to_bytes, and resume it with another stream")
 
 
+def check_on_token(on_token: Any) -> None:
+    """Raises InputError where it cannot be called."""
+    if on_token is not None and not callable(on_token):
+        raise InputError(f"on_token must be a function of one text, got {on_token!r}")
+
+
 def check_unmoved(expected: int, position: int) -> None:
     """Raises InputError where the stream is not where the text left it."""
     if position != expected:
@@ -273,23 +309,33 @@ def start_writing(
     Raises:
         InputError: see `Stream.generate`.
     """
-    codec, given = graph.text_codec(), dict(options)
+    codec = graph.text_codec()
+    given: dict[str, Any] = dict(options)
     seed, stop, on_token = given.pop("seed", None), given.pop("stop", ()), given.pop("on_token", None)
     unknown = given.keys() - set(SamplerOptions.__struct_fields__)
     if unknown:
         raise InputError(f"generate has no argument {min(unknown)!r}; it has {', '.join(GenerateOptions.__annotations__)}")
-    sampling = SamplerOptions(**given).checked()  # type: ignore[arg-type]
-    if not prompt:
-        raise InputError("the prompt is empty; give at least one character to begin with")
+    sampling = SamplerOptions(**given).checked()
+    tokens = prompt_tokens(codec, prompt)
     count = whole("max_new_tokens", max_new_tokens, 0)
-    if on_token is not None and not callable(on_token):
-        raise InputError(f"on_token must be a function of one text, got {on_token!r}")
+    check_on_token(on_token)
     words = stop_strings(stop)
-    tokens = codec.tokens(prompt)
-    if not len(tokens):
-        raise InputError("nothing of the prompt is in the model's vocabulary")
     sampler = Sampler(sampling, None if seed is None else whole("seed", seed, 0), len(codec.vocabulary))
     return Writing(graph, sampler, words, count, on_token), tokens
+
+
+def prompt_tokens(codec: TextCodec, prompt: str) -> NDArray[np.int64]:
+    """The tokens of a prompt, at least one.
+
+    Raises:
+        InputError: it is no text, it is empty, or the codec cannot encode it.
+    """
+    tokens = codec.tokens(prompt)
+    if not prompt:
+        raise InputError("the prompt is empty; give at least one character to begin with")
+    if not len(tokens):
+        raise InputError("nothing of the prompt is in the model's vocabulary")
+    return tokens
 
 
 def stop_strings(stop: Any) -> tuple[str, ...]:
@@ -300,4 +346,6 @@ def stop_strings(stop: Any) -> tuple[str, ...]:
         raise InputError(f"stop must be a text or several, got {stop!r}") from None
     if not all(isinstance(word, str) and word for word in words):
         raise InputError(f"stop strings are texts and not empty, got {stop!r}")
+    if any(not word.isascii() and re.search("[\ud800-\udfff]", word) for word in words):
+        raise InputError(f"stop strings are texts without lone surrogates, got {stop!r}")
     return words

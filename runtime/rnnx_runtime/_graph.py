@@ -3,6 +3,7 @@
 Nothing here changes, and nothing is run but what a session is handed for.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final, final
 
@@ -14,7 +15,7 @@ from rnnx_runtime._errors import ExecutionError, InputError, StateError
 from rnnx_runtime._inputs import Chunk, Port, by_name, check_chunk, whole
 from rnnx_runtime._layout import Layout
 from rnnx_runtime._manifest import Computed, Manifest
-from rnnx_runtime._session import Session
+from rnnx_runtime._session import Session, as_declared
 from rnnx_runtime._state import State, make_state, state_array
 
 _LARGEST_STATE: Final = 1 << 34  # elements, over all rows
@@ -90,7 +91,7 @@ class Graph:
             InputError: `batch` is no number of rows.
         """
         rows = whole("batch", batch, 1, _LARGEST_STATE)
-        if any(rows * int(np.prod(spec.sized(1))) > _LARGEST_STATE for spec in self.states.values()):
+        if any(rows * math.prod(spec.sized(1)) > _LARGEST_STATE for spec in self.states.values()):
             raise InputError(f"a batch of {rows} needs states of more than {_LARGEST_STATE} elements")
         return make_state(self.digest, rows, {name: spec.initial(rows) for name, spec in self.states.items()}, 0)
 
@@ -215,17 +216,12 @@ class Graph:
         names = [spec.name for spec in self.manifest.outputs if spec.role == "logits"]
         if len(names) != 1:
             raise InputError("this artifact does not answer in text; it takes and gives numbers")
-        scores: NDArray[Any] = answer[names[0]] if isinstance(answer, dict) else answer
+        scores = answer.get(names[0]) if isinstance(answer, dict) else answer
+        if not isinstance(scores, np.ndarray):
+            raise InputError(f"logits are in what run, step or feed answered, got {type(answer).__name__}")
         return scores
 
     def last_logits(self, answers: Answers) -> NDArray[Any]:
         """The scores `(B, V)` of what comes after a chunk."""
         scores = self.logits(answers)
         return scores[:, -1] if scores.ndim == 3 else scores
-
-
-def as_declared(name: str, array: NDArray[Any], dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    """What the graph gave, if it is what the manifest declares."""
-    if array.shape != shape or array.dtype != dtype:
-        raise ExecutionError(f"{name}: the artifact declares {dtype} {shape}, its graph gave {array.dtype} {array.shape}")
-    return array

@@ -105,8 +105,16 @@ def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
         raise InputError(f"{name} must be a whole number, got {value!r}") from None
     if isinstance(value, bool | np.bool_) or number < least or (most is not None and number > most):
         limits = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise InputError(f"{name} must be {limits}, got {value!r}")
+        raise InputError(f"{name} must be {limits}, got {_shown(value)}")
     return number
+
+
+def _shown(value: object) -> str:
+    """A value in a message; Python refuses to write very long integers."""
+    try:
+        return repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
 
 
 def real(name: str, value: Any) -> float:
@@ -115,9 +123,12 @@ def real(name: str, value: Any) -> float:
     Raises:
         InputError: it is none.
     """
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise InputError(f"{name} must be a finite number, got {value!r}")
-    return float(value)
+    try:
+        if not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # of an integer beyond all floats
+        pass
+    raise InputError(f"{name} must be a finite number, got {_shown(value)}")
 
 
 def by_name(ports: Mapping[str, Port], value: Any) -> dict[str, NDArray[Any]]:

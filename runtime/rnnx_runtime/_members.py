@@ -21,6 +21,23 @@ def one_step(graph: Graph, key: Hashable, x: Any) -> Chunk:
     return _one(graph, key, x, ())
 
 
+def own_step(graph: Graph, key: Hashable, x: Any) -> Any:
+    """A copy of one stream's step, checked, for a queue: what the caller does with `x` afterwards does not matter.
+
+    Raises:
+        InputError: it breaks the contract; the message says whose; or `key` cannot be one.
+    """
+    try:
+        hash(key)
+    except TypeError:
+        raise InputError(f"a stream's key must be hashable, got {type(key).__name__}") from None
+    chunk = one_step(graph, key, x)
+    owned = {
+        name: (array[0, 0] if graph.inputs[name].layout.has_time else array[0]).copy() for name, array in chunk.arrays.items()
+    }
+    return next(iter(owned.values())) if len(owned) == 1 else owned
+
+
 def one_chunk(graph: Graph, key: Hashable, chunk: Any) -> Chunk:
     """One stream's chunk, with a batch axis of 1.
 
@@ -53,7 +70,8 @@ def stacked_steps(graph: Graph, xs: Any) -> tuple[list[Hashable], Chunk]:
     """
     items = by_key(xs)
     keys = [key for key, _ in items]
-    if len(graph.inputs) == 1 and {type(x) for _, x in items} <= _PLAIN:
+    kinds = {x.dtype.kind for _, x in items if isinstance(x, np.ndarray)}
+    if len(graph.inputs) == 1 and {type(x) for _, x in items} <= _PLAIN and kinds <= {"f", "i", "u"}:
         try:
             return keys, graph.check_step(np.array([x for _, x in items]))
         except ValueError:  # InputError is one

@@ -10,7 +10,7 @@ from rnnx_runtime._artifact import Artifact, open_artifact
 from rnnx_runtime._codec import ScalerCodec
 from rnnx_runtime._engine import Engine
 from rnnx_runtime._errors import ArtifactError, InputError
-from rnnx_runtime._files import Source
+from rnnx_runtime._files import Source, check_writable
 from rnnx_runtime._inputs import whole
 from rnnx_runtime._manifest import Manifest
 from rnnx_runtime._pool import Pool
@@ -56,11 +56,24 @@ def load(
         parse_providers(providers),
         bool(strict),
         whole("threads", threads, 1, _MOST_THREADS),
-        None if profile is None else os.path.abspath(profile),
+        None if profile is None else _profile_path(profile),
     )
     model = _reopened(source, sha256, options)
     model._engine.open()
     return model
+
+
+def _profile_path(profile: Any) -> str:
+    try:
+        path = str(os.path.abspath(profile))
+        if "\0" in path:
+            raise ValueError("a path has no null character")
+        check_writable(path)
+        path.encode()
+    except (OSError, TypeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"the profile cannot be written to {profile!r}: {reason}") from None
+    return path
 
 
 def _reopened(source: Source, sha256: str | None, options: Options) -> "Model":

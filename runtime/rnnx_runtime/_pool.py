@@ -1,8 +1,10 @@
 """A pool: many streams of one model, stepped together in one call, that join and leave at any step."""
 
 import threading
+import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, Final, Self, Unpack, final
 
 import numpy as np
@@ -14,13 +16,14 @@ from rnnx_runtime._errors import InputError, StateError
 from rnnx_runtime._generation import GenerateOptions, Generation, OnToken, Writing, start_writing
 from rnnx_runtime._graph import Answers
 from rnnx_runtime._inputs import Chunk, real, whole
-from rnnx_runtime._members import by_key, one_chunk, one_step, side_by_side, stacked_steps
+from rnnx_runtime._members import by_key, one_chunk, own_step, side_by_side, stacked_steps
 from rnnx_runtime._rows import Rows
 from rnnx_runtime._state import State, check_finite, make_state, rows_of
 from rnnx_runtime._stats import Stats
 from rnnx_runtime._stepper import Stepper
 
 _MOST: Final = 1 << 20
+_LONGEST_WAIT_SECONDS: Final = 60
 _SIZES: Final = 64  # steppers that are kept, each for another number of rows
 
 
@@ -37,8 +40,8 @@ class Pool:
         self._graph = engine.graph
         self._max_batch = whole("max_batch", max_batch, 1, _MOST)
         self._max_wait = real("max_wait_ms", max_wait_ms) / 1e3
-        if self._max_wait < 0:
-            raise InputError(f"max_wait_ms must be 0 or more, got {max_wait_ms}")
+        if not 0 <= self._max_wait <= _LONGEST_WAIT_SECONDS:
+            raise InputError(f"max_wait_ms must be from 0 to {_LONGEST_WAIT_SECONDS * 1000}, got {max_wait_ms}")
         self._max_queue = whole("max_queue", max_queue, 1)
         self._rows = Rows(engine.graph)
         self._forks = engine.forks
@@ -46,8 +49,8 @@ class Pool:
         self._steppers: dict[int, Stepper] = {}  # by their number of rows
         self._held: tuple[Hashable, ...] = ()  # the streams whose states are in `_live`, and not in `_rows`
         self._live: Stepper | None = None
-        self._steps = 0
         self._stats: Stats | None = None
+        self._closed = False
         self._forget_threads()
 
     def __contains__(self, key: Hashable) -> bool:
@@ -135,10 +138,10 @@ class Pool:
         Raises:
             InputError: an input breaks the contract. The message says which stream's; all states are as before.
         """
+        started = time.perf_counter()
         keys, chunk = stacked_steps(self._graph, xs)
         parts = self._parts(keys)
-        with self._turn():
-            self._join_new(keys)
+        with self._joining(keys):
             if len(parts) == 1:
                 answers = [self._step_held(keys, chunk)]
             else:  # nothing is changed before all are answered
@@ -151,7 +154,7 @@ class Pool:
                     self._rows.scatter(part, state)
                 answers = [self._graph.of_step(answer) for answer, _ in found]
             self._rows.advance(keys, 1)
-            self._steps += len(keys)
+            self._count(started, len(keys))
         return {
             key: self._graph.single({name: array[row] for name, array in answer.items()})
             for (_, part), answer in zip(parts, answers, strict=True)
@@ -170,12 +173,12 @@ class Pool:
         Raises:
             InputError: an input breaks the contract. The message says which stream's; all states are as before.
         """
+        started = time.perf_counter()
         checked = {key: one_chunk(self._graph, key, chunk) for key, chunk in by_key(chunks)}
         pieces: dict[Hashable, list[Answers]] = {
             key: [] if chunk.steps else [self._graph.empty(1)] for key, chunk in checked.items()
         }
-        with self._turn():
-            self._join_new(list(checked))
+        with self._joining(list(checked)):
             self._settle()
             states = {key: self._rows.state(key) for key in checked}
             for first, last, going in self._cuts({key: chunk.steps for key, chunk in checked.items()}):
@@ -188,7 +191,7 @@ class Pool:
                         states[key] = make_state(one.digest, 1, dict(one), states[key].position + last - first)
             for key, state in states.items():
                 self._rows.put(key, state)
-            self._steps += sum(chunk.steps for chunk in checked.values())
+            self._count(started, sum(chunk.steps for chunk in checked.values()))
         return {
             key: self._graph.single({name: array[0] for name, array in self._graph.joined(pieces[key]).items()})
             for key in checked
@@ -221,9 +224,11 @@ class Pool:
             InputError: `x` breaks the contract, or the pool is closed.
             BusyError: the queue had no room in time.
         """
-        one_step(self._graph, key, x)
+        if timeout is not None and real("timeout", timeout) < 0:
+            raise InputError(f"timeout must be 0 or more, got {timeout}")
+        owned = own_step(self._graph, key, x)
         self._after_fork()
-        return self._batcher.submit(key, x, timeout)
+        return self._batcher.submit(key, owned, None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
 
     async def astep(self, key: Hashable, x: Any) -> Any:
         """`submit`, for the tasks of an event loop: waits for room and for the answer without blocking it.
@@ -232,9 +237,9 @@ class Pool:
         """
         import asyncio  # here: it takes as long to import as all the rest of this package
 
-        one_step(self._graph, key, x)
+        owned = own_step(self._graph, key, x)
         self._after_fork()
-        return await asyncio.wrap_future(await self._batcher.asubmit(key, x))
+        return await asyncio.wrap_future(await self._batcher.asubmit(key, owned))
 
     def generate(
         self, key: Hashable, prompt: str, max_new_tokens: int = 256, **options: Unpack[GenerateOptions]
@@ -273,14 +278,13 @@ class Pool:
         Raises:
             InputError: `deadline_ms` is not above 0.
         """
-        stats = Stats(deadline_ms)
-        for name in ("step", "feed"):
-            vars(self)[name] = stats.timed(getattr(type(self), name).__get__(self), lambda: self._steps)
-        self._stats = stats
-        return stats
+        self._stats = Stats(deadline_ms)
+        return self._stats
 
     def close(self) -> None:
-        """Cancel the requests that are waiting, and take no more; the states stay readable."""
+        """Cancel the requests that are waiting, and take no more; `step`, `feed` and the states stay as they are."""
+        self._after_fork()
+        self._closed = True
         self._batcher.close()
 
     def __enter__(self) -> Self:
@@ -304,6 +308,10 @@ class Pool:
         with self._turn():
             return self._rows.position(key)
 
+    def _count(self, started: float, steps: int) -> None:
+        if self._stats is not None:
+            self._stats.add((time.perf_counter() - started) * 1e3, steps)
+
     def _fitting(self, state: State) -> State:
         self._graph.check_state(state)
         if state.batch != 1:
@@ -311,13 +319,23 @@ class Pool:
         check_finite(state)
         return state
 
-    def _join_new(self, keys: Sequence[Hashable]) -> None:
-        new = [key for key in keys if key not in self._rows]
-        if new:
-            self._engine.open()
-            begin = self._engine.initial_state(1, {})  # refused where it is computed: such streams must join
-            for key in new:
-                self._rows.put(key, begin)
+    @contextmanager
+    def _joining(self, keys: Sequence[Hashable]) -> Iterator[None]:
+        """A turn for these streams. Those that are new join, and leave again where the call fails."""
+        with self._turn():
+            new = [key for key in keys if key not in self._rows]
+            if new:
+                self._engine.open()
+                begin = self._engine.initial_state(1, {})  # refused where it is computed: such streams must join
+                for key in new:
+                    self._rows.put(key, begin)
+            try:
+                yield
+            except BaseException:
+                self._settle()
+                for key in new:
+                    self._rows.drop(key)
+                raise
 
     def _step_held(self, keys: list[Hashable], chunk: Chunk) -> Answers:
         """Step the streams whose states lie ready in a stepper: those of the call before, or these from now on."""
@@ -330,7 +348,7 @@ class Pool:
         return self._live.answer(chunk.arrays)
 
     def _stepper(self, rows: int) -> Stepper:
-        if self._epoch != self._engine.epoch or len(self._steppers) > _SIZES:
+        if self._epoch != self._engine.epoch or len(self._steppers) >= _SIZES:
             self._steppers.clear()
             self._epoch = self._engine.epoch
         if rows not in self._steppers:
@@ -361,3 +379,5 @@ class Pool:
         self._lock = threading.RLock()
         # Looked up at each call: `measure` puts another one in its place.
         self._batcher = Batcher(lambda xs: self.step(xs), self._max_batch, self._max_wait, self._max_queue)  # noqa: PLW0108
+        if self._closed:
+            self._batcher.close()

@@ -177,7 +177,10 @@ def parse_providers(providers: Any) -> Requested:
         )
     if AUTO in asked and len(asked) > 1:
         raise ProviderError(f'"{AUTO}" chooses among all providers of this machine; give it alone')
-    return {name: _options(name, options) for name, options in asked.items()}
+    checked = {name: _options(name, options) for name, options in asked.items()}
+    if "cpu" in list(checked)[:-1]:
+        raise ProviderError(f"cpu takes every node, so nothing is left for those after it; put it last, got {list(checked)}")
+    return checked
 
 
 def _options(name: str, options: Any) -> dict[str, Any]:

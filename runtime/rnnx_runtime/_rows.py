@@ -30,7 +30,7 @@ class Rows:
         return len(self._places)
 
     def __iter__(self) -> Iterator[Hashable]:
-        return iter(self._places)
+        return iter(list(self._places))  # a copy at once: other threads may add and remove
 
     def put(self, key: Hashable, state: State) -> None:
         """Set the row of `key`, which may be new, to this state of a batch of 1."""

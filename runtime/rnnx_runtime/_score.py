@@ -8,12 +8,13 @@ import numpy as np
 
 from rnnx_runtime._engine import Engine
 from rnnx_runtime._errors import ExecutionError, InputError
-from rnnx_runtime._generation import stop_strings
+from rnnx_runtime._generation import prompt_tokens, stop_strings
 from rnnx_runtime._inputs import real, whole
 from rnnx_runtime._sampling import log_softmax
 from rnnx_runtime._state import State, rows_of
 
 _PIECE: Final = 512
+_LARGEST_PENALTY: Final = 10
 
 
 class Hypothesis(NamedTuple):
@@ -31,7 +32,8 @@ def bits_per_symbol(engine: Engine, text: str) -> float:
     if len(tokens) < 2:
         raise InputError(f"a text of {len(tokens)} known characters has nothing to predict; give at least two")
     state, total = engine.initial_state(1, {}), 0.0
-    piece = _PIECE if graph.manifest.streamable else len(tokens)
+    graph.check_streamable()
+    piece = _PIECE if graph.manifest.chunks_matter_because is None else len(tokens)
     for first in range(0, len(tokens) - 1, piece):
         read, wanted = tokens[first : first + piece][: len(tokens) - 1 - first], tokens[first + 1 : first + 1 + piece]
         answers, state = engine.run(graph.check_chunk(codec.rows(read)[None]), state)
@@ -55,11 +57,12 @@ def beam_search(
     """See `Stream.beam_search`."""
     graph = engine.graph
     codec = graph.text_codec()
-    if not prompt:
-        raise InputError("the prompt is empty; give at least one character to begin with")
+    read = prompt_tokens(codec, prompt)
     count, width = whole("max_new_tokens", max_new_tokens, 1), whole("num_beams", num_beams, 1, 1024)
     words, power = stop_strings(stop), real("length_penalty", length_penalty)
-    answers, state = engine.run(graph.check_chunk(codec.encode(prompt)[None]), state)
+    if abs(power) > _LARGEST_PENALTY:
+        raise InputError(f"length_penalty must be from -{_LARGEST_PENALTY} to {_LARGEST_PENALTY}, got {length_penalty}")
+    answers, state = engine.run(graph.symbols(read), state)
     logits = graph.last_logits(answers)  # (1, V)
     texts, scores = [""], np.zeros(1)
     finished: list[tuple[float, Hypothesis]] = []
@@ -75,7 +78,7 @@ def beam_search(
             parent, token = divmod(int(place), totals.shape[1])
             total = float(totals[parent, token])
             text = texts[parent] + codec.decode([token])
-            end = next((len(text) - len(word) for word in words if text.endswith(word)), None)
+            end = min((len(text) - len(word) for word in words if text.endswith(word)), default=None)
             if end is not None:
                 if rank < width and total > -math.inf:
                     finished.append((total / length**power, Hypothesis(text[:end], total)))

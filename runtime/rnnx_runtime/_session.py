@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ _TELEMETRY: Final = "ORT_DISABLE_TELEMETRY"
 _too_late = "onnxruntime" in sys.modules and _TELEMETRY not in os.environ
 os.environ.setdefault(_TELEMETRY, "1")
 
+_sessions: Final[WeakSet[Any]] = WeakSet()  # ONNX Runtime's
 _creating = threading.Lock()  # ONNX Runtime's own initialisation is not safe from several threads at once
 
 
@@ -91,6 +93,7 @@ class Session:
             if which:
                 raise ProviderError(f"{which} cannot load the model: {_first_line(error)}") from error
             raise ExecutionError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
+        _sessions.add(self._session)
         nodes = placed(self._session)
         granted = tuple(dict.fromkeys(node.provider for node in nodes))
         self.placement = Placement(tuple(options.providers), granted, nodes)
@@ -105,7 +108,10 @@ class Session:
         # Kept bindings are used where every node shares one memory; elsewhere ONNX Runtime copies what is bound, once.
         memories = {PROVIDERS[name].memory if name in PROVIDERS else None for name in granted} or {"cpu"}
         self._memory = memories.pop() if len(memories) == 1 else None
-        self._device_id = int(next((o["device_id"] for o in options.providers.values() if "device_id" in o), 0))
+        devices = {int(options.providers.get(name, {}).get("device_id", 0)) for name in granted} or {0}
+        self._device_id = devices.pop()
+        if devices:
+            self._memory = None
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """One call with arrays made for it."""
@@ -179,9 +185,10 @@ class Session:
         def call() -> None:
             found = self.run(names, {**inputs, **{name: buffer.read() for name, buffer in states.items()}})
             for name, array in outputs.items():
-                np.copyto(array, found[name])
+                np.copyto(array, as_declared(name, found[name], array.dtype, array.shape))
             for name, buffer in following.items():
-                buffer.write(found[name])
+                kept = buffer.read()
+                buffer.write(as_declared(name, found[name], kept.dtype, kept.shape))
 
         return call
 
@@ -190,19 +197,26 @@ class Session:
         path: str = self._session.end_profiling()
         return path
 
-    def leak(self) -> None:
-        """Keep ONNX Runtime's objects for ever: their destructors wait for threads that a forked child does not have."""
-        import ctypes
 
-        for held in (self._session, self._session._sess):
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))
+def as_declared(name: str, array: NDArray[Any], dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    """What the graph gave, if it is what the manifest declares."""
+    if array.shape != shape or array.dtype != dtype:
+        raise ExecutionError(f"{name}: the artifact declares {dtype} {shape}, its graph gave {array.dtype} {array.shape}")
+    return array
 
 
-def forget_locks() -> None:
-    """In a process forked off, where a thread that held one is no more."""
+def leave_to_parent() -> None:
+    """In a process forked off: no session of before is ever destroyed, for that waits for threads that are not here; and a
+    thread that held a lock is no more.
+    """
     global _creating  # noqa: PLW0603
     _creating = threading.Lock()
     forget_registering()
+    import ctypes
+
+    for session in list(_sessions):
+        for held in (session, session._sess):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))
 
 
 def warn_of_telemetry() -> None:

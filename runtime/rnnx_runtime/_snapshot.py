@@ -12,6 +12,7 @@ Nothing in them is ever run, and a whole snapshot is checked before any of it is
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -90,10 +91,14 @@ def from_bytes(kind: str, data: Any) -> tuple[Header, dict[str, NDArray[Any]]]:
         raise StateError(f"the snapshot's header of {length} bytes does not fit it")
     try:
         header = msgspec.json.decode(data[_PREFIX:body], type=Header)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StateError(f"the snapshot's header is not valid: {printable(str(error))}") from None
     if header.kind != kind:
         raise StateError(f"this is a snapshot of a {printable(header.kind)}, not of a {kind}")
+    if not re.fullmatch("[0-9a-f]{64}", header.digest) or not all(entry.name.isprintable() for entry in header.arrays):
+        raise StateError("the snapshot's header is not valid: its digest or a name is none")
+    if any(len(entry.shape) > 32 or any(size > _LARGEST for size in entry.shape) for entry in header.arrays):
+        raise StateError(f"the snapshot's header is not valid: an axis is longer than {_LARGEST}, or there are too many")
     names = [entry.name for entry in header.arrays]
     sizes = [entry.bytes for entry in header.arrays]
     if len(set(names)) != len(names) or any(size < 0 for entry in header.arrays for size in entry.shape):
@@ -105,4 +110,6 @@ def from_bytes(kind: str, data: Any) -> tuple[Header, dict[str, NDArray[Any]]]:
         little = np.frombuffer(data, np.dtype(entry.dtype).newbyteorder("<"), math.prod(entry.shape), body)
         arrays[entry.name] = little.reshape(entry.shape).astype(np.dtype(entry.dtype))
         body += size
+        if entry.dtype == "bool" and arrays[entry.name].view(np.uint8).max(initial=0) > 1:
+            raise StateError(f"{entry.name}: a byte is neither true nor false")
     return header, arrays

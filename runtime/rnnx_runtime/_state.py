@@ -1,7 +1,7 @@
 """The state of a stream, as a value."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Self, final
+from typing import Any, Final, Self, final
 
 import msgspec
 import numpy as np
@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from rnnx_runtime import _snapshot
 from rnnx_runtime._errors import StateError, printable
+
+_FARTHEST: Final = 1 << 62  # a position that still fits where it is counted
 
 
 class _Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,7 +87,7 @@ class State(Mapping[str, NDArray[Any]]):
             said = msgspec.json.decode(meta, type=_Meta)
         except msgspec.DecodeError as error:
             raise StateError(f"the snapshot's header is not valid: {printable(str(error))}") from None
-        if said.batch < 1 or said.position < 0:
+        if said.batch < 1 or not 0 <= said.position <= _FARTHEST:
             raise StateError(f"the snapshot has a batch of {said.batch} at position {said.position}; it was not made by rnnx")
         check_finite(arrays)
         return cls._of(digest, said.batch, arrays, said.position)
@@ -164,6 +166,10 @@ def state_array(name: str, value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
         raise StateError(f"{name}: {type(value).__name__} is no array of numbers: {printable(str(error))}") from None
     if not np.can_cast(array.dtype, dtype, "same_kind") or (array.dtype == np.bool_) != (dtype == np.bool_):
         raise StateError(f"{name}: expected {dtype}, got {array.dtype}")
+    if dtype.kind == "i" and array.size:
+        limits = np.iinfo(dtype)
+        if int(array.min()) < limits.min or int(array.max()) > limits.max:
+            raise StateError(f"{name}: a value does not fit {dtype}, {limits.min} to {limits.max}")
     with np.errstate(over="ignore"):
         array = array.astype(dtype, copy=False)
     if not np.isfinite(array).all():

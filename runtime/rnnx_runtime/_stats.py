@@ -3,6 +3,7 @@
 import time
 from array import array
 from collections.abc import Callable
+from threading import Lock
 from typing import Any, Final, final
 
 from rnnx_runtime._errors import InputError
@@ -32,6 +33,7 @@ class Stats:
         self.deadline_misses = 0
         self.max_ms = 0.0
         self._latest = array("d")
+        self._lock = Lock()
 
     @property
     def p50_ms(self) -> float:
@@ -47,13 +49,13 @@ class Stats:
         text = f"{self.steps} steps in {self.calls} calls: p50 {self.p50_ms:.3f} ms, p99 {self.p99_ms:.3f} ms, max {self.max_ms:.3f} ms"
         return text if self.deadline_ms is None else f"{text}, {self.deadline_misses} over {self.deadline_ms:g} ms"
 
-    def timed(self, call: Callable[[Any], Any], position: Callable[[], int]) -> Callable[[Any], Any]:
+    def timed(self, call: Callable[..., Any], position: Callable[[], int]) -> Callable[..., Any]:
         """`call`, with each duration written down, for this package; it moves `position` by the steps that it answers."""
         clock = time.perf_counter
 
-        def measured(x: Any) -> Any:
+        def measured(*x: Any, **named: Any) -> Any:
             before, started = position(), clock()
-            answer = call(x)
+            answer = call(*x, **named)
             self.add((clock() - started) * 1e3, position() - before)
             return answer
 
@@ -61,6 +63,10 @@ class Stats:
 
     def add(self, milliseconds: float, steps: int) -> None:
         """One more call took so long; for this package."""
+        with self._lock:
+            self._count(milliseconds, steps)
+
+    def _count(self, milliseconds: float, steps: int) -> None:
         latest = self._latest
         if len(latest) < _KEPT:
             latest.append(milliseconds)

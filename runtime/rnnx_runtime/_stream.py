@@ -73,15 +73,16 @@ class Stream:
         Raises:
             InputError: `x` breaks the contract, the model is closed, or another call is running; the state is as before.
         """
-        if not self._lock.acquire(False):  # as `_Turn`, a tenth of a step faster
-            self._enter_after_fork()
+        lock = self._lock
+        if not lock.acquire(False):  # as `_Turn`, a tenth of a step faster
+            lock = self._enter_after_fork()
         try:
             stepper = self._live
             if stepper is None or self._epoch != self._engine.epoch:
                 stepper = self._wake()
             return stepper.step(x)
         finally:
-            self._lock.release()
+            lock.release()
 
     def feed(self, chunk: Any) -> Any:
         """Answer a chunk in one call and carry the state on: the same as its steps, and much faster.
@@ -310,7 +311,10 @@ class Stream:
 
     def _wake(self) -> Stepper:
         """A stepper at the state; a new one where the engine's sessions are not those of before."""
+        if self._live is not None and self._forks != self._engine.forks and self._engine.lost:
+            raise StateError(self._engine.lost)
         state = self._now()
+        self._forks = self._engine.forks
         if self._epoch != self._engine.epoch:
             self._rest(state)
             self._spare = None
@@ -321,13 +325,14 @@ class Stream:
         self._live = self._spare
         return self._live
 
-    def _enter_after_fork(self) -> None:
+    def _enter_after_fork(self) -> Lock:
         """Take the turn where the one who has it is a thread of the parent process."""
         if self._forks == self._engine.forks:
             raise InputError("this stream is in use by another call; give each thread a stream of its own")
         self._forks = self._engine.forks
-        self._lock = Lock()
-        self._lock.acquire()
+        self._lock = lock = Lock()
+        lock.acquire()
+        return lock
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("a stream cannot be copied or pickled; keep its state, and restore it in another stream")
@@ -337,14 +342,16 @@ class Stream:
 class _Turn:
     """One caller at a time: a second one is refused, for its step would come at the wrong place."""
 
-    __slots__ = ("_stream",)
+    __slots__ = ("_lock", "_stream")
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
 
     def __enter__(self) -> None:
-        if not self._stream._lock.acquire(False):
-            self._stream._enter_after_fork()
+        self._lock = self._stream._lock
+        if not self._lock.acquire(False):
+            self._lock = self._stream._enter_after_fork()
+        self._stream._forks = self._stream._engine.forks
 
     def __exit__(self, *_: object) -> None:
-        self._stream._lock.release()
+        self._lock.release()

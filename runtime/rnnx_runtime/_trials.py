@@ -40,16 +40,16 @@ class Trial:
     session: Session | None = None
 
 
-def try_providers(data: bytes, graph: Graph, threads: int, profile: str | None = None) -> list[Trial]:
+def try_providers(data: bytes, graph: Graph, threads: int) -> list[Trial]:
     """A trial of every provider that this package knows, with the CPU for nodes that it does not take."""
-    return [_try(name, data, graph, threads, profile) for name in PROVIDERS]
+    return [_try(name, data, graph, threads) for name in PROVIDERS]
 
 
-def _try(name: str, data: bytes, graph: Graph, threads: int, profile: str | None) -> Trial:
+def _try(name: str, data: bytes, graph: Graph, threads: int) -> Trial:
     found = find_provider(name)
     if not found.here:
         return Trial(ProviderReport(name, False, found.because))
-    options = Options({name: {}, "cpu": {}}, strict=True, threads=threads, profile=profile)
+    options = Options({name: {}, "cpu": {}}, strict=True, threads=threads)
     try:
         session = Session(data, options)
         difference = golden_difference(graph, session)

@@ -61,7 +61,7 @@ def test_inspect_shows_the_manifest(rnnx):
     for word in ("tokens  int64 [batch, seq_len], tokens 0 to 3", "char, 4 symbols: 'ehlo'", "parity", "sha256", "torch 2."):
         assert word in text
     found = json.loads(rnnx("inspect", "artifacts/model.onnx", "--json").stdout)
-    assert found["manifest"]["codec"] == {"kind": "char", "vocabulary": "ehlo"}
+    assert found["manifest"]["codec"] == {"kind": "char", "vocabulary": "ehlo", "unknown": "error", "replacement": None}
     assert found["manifest"]["parity"]["passed"] is True
     assert found["operators"]["RNN"] == 2
 

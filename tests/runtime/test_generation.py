@@ -352,3 +352,53 @@ def test_a_penalty_keeps_a_text_from_repeating_itself(char_rnn):
 
     assert distinct(1e6) == 3
     assert distinct(1) < 3
+
+
+def test_a_callback_that_fails_loses_no_symbol(char_rnn):
+    whole = "".join(char_rnn.stream().generate("eh", 8, seed=1))
+    seen = []
+
+    def failing(symbol):
+        seen.append(symbol)
+        if len(seen) == 3:
+            raise KeyError(symbol)
+
+    generation, pieces = char_rnn.stream().generate("eh", 8, seed=1, on_token=failing), []
+    pieces += [next(generation), next(generation)]
+    with pytest.raises(KeyError):
+        next(generation)
+    resumed = char_rnn.stream().resume(generation.to_bytes())
+    assert "".join(pieces) + "".join(resumed) == whole
+    assert "".join(pieces) + "".join(generation) == whole
+
+
+def test_a_callback_may_make_a_checkpoint_but_not_go_on_itself(char_rnn):
+    checkpoints, refused = [], []
+
+    def callback(symbol):
+        checkpoints.append(generation.to_bytes())
+        try:
+            next(generation)
+        except InputError as error:
+            refused.append(str(error))
+
+    generation = char_rnn.stream().generate("eh", 8, seed=1, on_token=callback)
+    whole = "".join(generation)
+    assert whole == "".join(char_rnn.stream().generate("eh", 8, seed=1))
+    assert set(refused) == {"this text is being written by another call; one thread at a time goes on with it"}
+    for count, checkpoint in enumerate(checkpoints):
+        resumed = char_rnn.stream().resume(checkpoint)
+        assert resumed.text == whole[:count]
+        assert "".join(resumed) == whole[count:]
+
+
+def test_a_checkpoint_after_a_failed_call_is_the_same(char_rnn):
+    stream = char_rnn.stream()
+    generation = stream.generate("eh", 10, seed=3)
+    begun = next(generation)
+    stream._lock.acquire()
+    with pytest.raises(InputError, match="^this stream is in use by another call"):
+        next(generation)
+    stream._lock.release()
+    resumed = char_rnn.stream().resume(generation.to_bytes())
+    assert begun + "".join(resumed) == begun + "".join(generation) == "".join(char_rnn.stream().generate("eh", 10, seed=3))

@@ -204,3 +204,45 @@ def test_a_stream_that_is_in_use_is_refused_to_a_second_thread(golden, monkeypat
     go.set()
     feeding.join()
     assert stream.position == 3
+
+
+TWO_THREADS = """
+import os, sys, threading
+import numpy as np
+from rnnx_runtime import InputError, load
+model = load(sys.argv[1], threads=4)
+stream, closed, pool = model.stream(), load(sys.argv[1], threads=4), model.pool()
+left = closed.stream(); left.step(np.zeros((1, 3))); closed.close()
+pool.step({"a": np.zeros(3)}); pool.close()
+if os.fork() == 0:
+    errors = []
+    def feed():
+        try:
+            stream.feed(np.zeros((1, 60000, 3), np.float32))
+        except InputError as error:
+            errors.append(error)
+    threads = [threading.Thread(target=feed) for _ in range(2)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert len(errors) == 1, errors
+    try:
+        pool.submit("a", np.zeros(3))
+    except InputError:
+        sys.exit(5)
+print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_in_a_child_too_a_stream_has_one_owner_and_what_was_closed_stays_closed(golden):
+    arguments = [sys.executable, "-c", TWO_THREADS, golden / "lstm.onnx"]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.stdout, done.returncode) == ("5\n", 0), done.stderr
+
+
+@pytest.mark.parametrize("path", ["", "missing\0", 3])
+def test_a_profile_that_cannot_be_written_is_refused_at_once(golden, tmp_path, path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="^the profile cannot be written to "):
+        load(golden / "lstm.onnx", profile=path)
+    assert not list(tmp_path.iterdir())

@@ -1,5 +1,7 @@
 import asyncio
 import pickle
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import CancelledError
@@ -167,7 +169,7 @@ def test_what_breaks_the_contract_changes_nothing(char_rnn, use, error, rule):
     ("options", "rule"),
     [
         ({"max_batch": 0}, "max_batch must be from 1 to 1048576, got 0"),
-        ({"max_wait_ms": -1}, "max_wait_ms must be 0 or more, got -1"),
+        ({"max_wait_ms": -1}, "max_wait_ms must be from 0 to 60000, got -1"),
         ({"max_wait_ms": None}, "max_wait_ms must be a finite number, got None"),
         ({"max_queue": 0}, "max_queue must be at least 1, got 0"),
     ],
@@ -445,3 +447,79 @@ def test_calls_are_measured_when_asked(char_rnn):
     assert pool.stats is stats
     assert (stats.calls, stats.steps, stats.deadline_misses) == (3, 7, 3)
     assert 0 < stats.p50_ms <= stats.p99_ms <= stats.max_ms
+
+
+def test_a_failed_call_adds_no_stream(char_rnn, monkeypatch):
+    pool = char_rnn.pool()
+    pool.step({"a": 1})
+    before = pool.state("a")
+
+    def failing(self):
+        raise ExecutionError("no memory")
+
+    monkeypatch.setattr("rnnx_runtime._stepper.Stepper._call", failing)
+    with pytest.raises(ExecutionError):
+        pool.step({"a": 1, "new": 2})
+    monkeypatch.undo()
+    assert list(pool) == ["a"]
+    assert pool.state("a") == before
+    pool.step({"new": 2, "a": 1})
+    assert pool.state("new").position == 1
+
+
+def test_what_the_caller_does_with_a_submitted_array_does_not_matter(lstm):
+    pool, x = lstm.pool(max_wait_ms=30), np.zeros(3, np.float32)
+    future = pool.submit("a", x)
+    x[:] = np.nan
+    np.testing.assert_array_equal(future.result(10), lstm.stream().step(np.zeros((1, 3)))[0])
+
+
+def test_a_callback_may_submit_and_may_fail_without_stopping_the_others(char_rnn, monkeypatch):
+    pool = char_rnn.pool(max_queue=1, max_batch=1)
+    refused, go = [], threading.Event()
+    step = type(pool).step
+    monkeypatch.setattr(type(pool), "step", lambda self, xs: go.wait(10) and step(self, xs))
+
+    def again(_):
+        try:
+            pool.submit("a", 1)
+        except BusyError as error:
+            refused.append(str(error))
+        sys.exit(1)
+
+    first = pool.submit("a", 1)
+    first.add_done_callback(again)
+    time.sleep(0.05)
+    second = pool.submit("b", 1)  # fills the queue
+    go.set()
+    assert first.result(10).shape == second.result(10).shape == (4,)
+    assert refused
+    assert pool.submit("c", 1).result(10).shape == (4,)
+
+
+ENDING = """
+import sys, numpy as np
+from rnnx_runtime import load
+pool = load(sys.argv[1]).pool()
+pool.submit("a", np.zeros(3)).result()
+for number in range(900):
+    pool.submit(number % 3, np.zeros(3))
+"""
+
+
+def test_a_program_may_end_with_requests_in_the_queue(golden):
+    arguments = [sys.executable, "-c", ENDING, golden / "lstm.onnx"]
+    for _ in range(3):
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("timeout", ["1", float("nan"), -1])
+def test_a_timeout_out_of_range_is_refused(char_rnn, timeout):
+    with pytest.raises(InputError, match="^timeout must be "):
+        char_rnn.pool().submit("a", 1, timeout=timeout)
+
+
+def test_a_key_must_be_hashable(char_rnn):
+    with pytest.raises(InputError, match="^a stream's key must be hashable, got list$"):
+        char_rnn.pool().submit([], 1)
