@@ -8,7 +8,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "docs/runtime.md", "docs/shapes.md"]
-ARTIFACTS = {"model.onnx": "char_rnn.onnx", "sensor.onnx": "lstm.onnx", "trend.onnx": "gru.onnx"}  # that docs/runtime.md speaks of
+ARTIFACTS = {
+    "model.onnx": "char_rnn.onnx",
+    "sensor.onnx": "lstm.onnx",
+    "trend.onnx": "gru.onnx",
+}  # that docs/runtime.md speaks of
 
 
 @pytest.mark.parametrize("page", PAGES)
