@@ -221,7 +221,7 @@ class Graph:
             raise InputError(f"logits are in what run, step or feed answered, got {type(answer).__name__}")
         return scores
 
-    def last_logits(self, answers: Answers) -> NDArray[Any]:
-        """The scores `(B, V)` of what comes after a chunk."""
-        scores = self.logits(answers)
+    def last_logits(self, answer: Any) -> NDArray[Any]:
+        """The scores `(B, V)` of what comes after a chunk, in an answer to it."""
+        scores = self.logits(answer)
         return scores[:, -1] if scores.ndim == 3 else scores

@@ -123,7 +123,7 @@ class State(Mapping[str, NDArray[Any]]):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled, (self._digest, self._batch, self._arrays, self._position)
+        return make_state, (self._digest, self._batch, self._arrays, self._position)
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in self._arrays.items())
@@ -132,10 +132,6 @@ class State(Mapping[str, NDArray[Any]]):
 
 def make_state(digest: str, batch: int, arrays: dict[str, NDArray[Any]], position: int) -> State:
     """A state of arrays that the caller gives away, already checked. For this package; others ask a model."""
-    return State._of(digest, batch, arrays, position)
-
-
-def _unpickled(digest: str, batch: int, arrays: dict[str, NDArray[Any]], position: int) -> State:
     return State._of(digest, batch, arrays, position)
 
 

@@ -156,8 +156,8 @@ class Stream:
             stop=stop,
             on_token=on_token,
         )
-        logits = self._graph.logits(self.feed(self._graph.text_codec().rows(tokens)[None]))
-        writing.begin(tokens, logits[0, -1] if logits.ndim == 3 else logits[0])
+        answer = self.feed(self._graph.text_codec().rows(tokens)[None])
+        writing.begin(tokens, self._graph.last_logits(answer)[0])
         return self._generation(writing)
 
     def agenerate(self, prompt: str, max_new_tokens: int = 256, **options: Unpack[GenerateOptions]) -> AsyncIterator[str]:
