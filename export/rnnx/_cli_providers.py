@@ -6,6 +6,7 @@ from typing import Final
 import click
 import msgspec
 
+from rnnx._cli_run import trusted
 from rnnx_runtime import ProviderReport, list_providers
 
 _DEFAULT: Final = Path("artifacts/model.onnx")
@@ -13,8 +14,9 @@ _DEFAULT: Final = Path("artifacts/model.onnx")
 
 @click.command()
 @click.argument("artifact", type=click.Path(path_type=Path), required=False)
+@trusted
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
-def providers(artifact: Path | None, as_json: bool) -> None:
+def providers(artifact: Path | None, trust: bool, as_json: bool) -> None:
     """Show which execution providers this machine has, and run an artifact's golden trace on each.
 
     \b
@@ -24,7 +26,7 @@ def providers(artifact: Path | None, as_json: bool) -> None:
     """
     if artifact is None and _DEFAULT.exists():
         artifact = _DEFAULT
-    reports = list_providers(artifact)
+    reports = list_providers(artifact, trust=trust)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode({"artifact": artifact and str(artifact), "providers": reports})))
         return

@@ -22,13 +22,19 @@ _unknown = click.option(
     "Default: what the artifact says, which is to refuse it where nobody said otherwise.",
 )
 
-
-_provider = click.option(
+provider = click.option(
     "--provider",
     "providers",
     multiple=True,
     help="The execution provider to run on, in order of preference where given more than once. Default: cpu. "
     "auto takes the fastest; `rnnx providers` lists them.",
+)
+
+trusted = click.option(
+    "--trust",
+    is_flag=True,
+    help="Run operators outside the runtime's list, which whoever adopted the file trusted: they may use more time and "
+    "memory than can be foreseen. Only if you trust where the file comes from.",
 )
 
 
@@ -41,7 +47,8 @@ _provider = click.option(
 @click.option("--image", type=click.Path(path_type=Path), help="For a model whose initial state is computed from an image.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the answer here: .txt, .csv, .npy or .npz.")
 @_unknown
-@_provider
+@provider
+@trusted
 def infer(
     artifact: Path,
     text: str | None,
@@ -50,6 +57,7 @@ def infer(
     output: Path | None,
     unknown: Unknown,
     providers: tuple[str, ...],
+    trust: bool,
 ) -> None:
     """Answer a text, values or an image with an artifact.
 
@@ -60,7 +68,7 @@ def infer(
     """
     if sum(given is not None for given in (text, values, image)) != 1:
         raise InputError("give exactly one of --text, --input and --image")
-    model = load(artifact, providers=providers or "cpu")
+    model = load(artifact, providers=providers or "cpu", trust=trust)
     check_output(output, text=values is None, arrays=len(model.manifest.outputs))
     if values is not None:
         write_values(model.manifest.outputs, model.infer(read_values(model.manifest.inputs, values)), output)
@@ -91,7 +99,8 @@ def infer(
 @click.option("--seed", type=int, help="The same seed gives the same text.")
 @click.option("--stop", multiple=True, help="End before this text; may be given more than once. Else none.")
 @_unknown
-@_provider
+@provider
+@trusted
 def generate(
     artifact: Path,
     prompt: str | None,
@@ -103,13 +112,14 @@ def generate(
     stop: tuple[str, ...],
     unknown: Unknown,
     providers: tuple[str, ...],
+    trust: bool,
 ) -> None:
     """Write text of the model's own, as it comes.
 
     \b
     rnnx generate artifacts/char.onnx --prompt "The " --length 400 --temperature 0.8 --seed 1
     """
-    model = load(artifact, providers=providers or "cpu")
+    model = load(artifact, providers=providers or "cpu", trust=trust)
     _refuse_conditions(model)
     advised = model.manifest.sampling or Sampling(prompt="", max_new_tokens=_LENGTH)
     begin = _known(model, prompt, unknown) if prompt is not None else _first_words(model)

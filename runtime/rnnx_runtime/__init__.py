@@ -21,10 +21,11 @@ from rnnx_runtime._errors import (
     StateError,
 )
 from rnnx_runtime._generation import Generation
-from rnnx_runtime._model import Model, load
+from rnnx_runtime._model import Model, load, selftest
 from rnnx_runtime._pool import Pool
 from rnnx_runtime._providers import Placement
 from rnnx_runtime._score import Hypothesis
+from rnnx_runtime._selftest import SelfTest, TensorDifference
 from rnnx_runtime._state import State
 from rnnx_runtime._stats import Stats
 from rnnx_runtime._stream import Stream
@@ -44,12 +45,15 @@ __all__ = [
     "ProviderError",
     "ProviderReport",
     "RnnxError",
+    "SelfTest",
     "State",
     "StateError",
     "Stats",
     "Stream",
+    "TensorDifference",
     "list_providers",
     "load",
+    "selftest",
 ]
 
 if typing.TYPE_CHECKING:

@@ -1,19 +1,30 @@
-"""`python -m rnnx_runtime model.onnx --text hello`: an artifact answers, where only the runtime is installed."""
+"""`python -m rnnx_runtime model.onnx --text hello`: an artifact answers, or tests itself, where only the runtime is installed."""
 
 import argparse
 import os
 import sys
 
-from rnnx_runtime import RnnxError, load
+from rnnx_runtime import RnnxError, load, selftest
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m rnnx_runtime", description="Answer a text with an artifact.")
     parser.add_argument("artifact", help="the .onnx file made by `rnnx export`")
-    parser.add_argument("--text", required=True, help="what the model is given")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--text", help="what the model is given")
+    what.add_argument(
+        "--selftest", action="store_true", help="run the golden trace on this machine; exit code 1 where it fails"
+    )
+    parser.add_argument("--provider", action="append", help="to run on, in order of preference; default: cpu")
+    parser.add_argument("--trust", action="store_true", help="allow operators that whoever adopted the file trusted")
     arguments = parser.parse_args()
+    providers, passed = arguments.provider or "cpu", True
     try:
-        answer = load(arguments.artifact).infer(arguments.text)
+        if arguments.selftest:
+            result = selftest(arguments.artifact, providers=providers, trust=arguments.trust)
+            answer, passed = str(result), result.passed
+        else:
+            answer = load(arguments.artifact, providers=providers, trust=arguments.trust).infer(arguments.text)
     except RnnxError as error:
         return _fail(str(error))
     try:
@@ -26,7 +37,7 @@ def main() -> int:
         # What is left in the buffer goes nowhere: Python would complain of it once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _fail(f"the answer cannot be written: {error.strerror}")
-    return 0
+    return 0 if passed else 1
 
 
 def _fail(reason: str) -> int:

@@ -7,6 +7,7 @@ from rnnx_runtime._errors import ArtifactError
 RECURRENT: Final = frozenset(["RNN", "LSTM", "GRU"])
 _DIVISIONS: Final = frozenset(["Div", "Mod"])  # of integers, they can end the process
 _CHECKED: Final = RECURRENT | _DIVISIONS
+_HOLDING: Final = frozenset(["Scan", "If", "Loop", "SequenceMap"])  # graphs of their own, which read names from around them
 _INTEGERS: Final = frozenset([2, 3, 4, 5, 6, 7, 12, 13])  # TensorProto.DataType: int8 to int64, signed and not
 
 
@@ -51,7 +52,7 @@ def check_constants(nodes: list[Node], weights: list[Tensor], given: set[str], *
                 around.append(
                     Node(operator, [x if x in unknown else "", *(name for name in parameters if name in unknown)], [])
                 )
-        fixed = operator != "Scan" and constant.issuperset(name for name in inputs if name)
+        fixed = operator not in _HOLDING and constant.issuperset(name for name in inputs if name)
         if operator in _DIVISIONS:
             if fixed and integers.intersection(inputs):
                 raise ArtifactError(f"{operator} of constant integers is not allowed in an artifact; store the result")

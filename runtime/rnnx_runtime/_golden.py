@@ -1,13 +1,16 @@
 """The golden trace: a short run of the eager module that every artifact carries, so that a device can test itself."""
 
+import hashlib
 import math
 import time
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rnnx_runtime._errors import ArtifactError, printable
-from rnnx_runtime._graph import Graph
+from rnnx_runtime._graph import Answers, Graph
 from rnnx_runtime._inputs import Chunk
 from rnnx_runtime._manifest import BATCH
 from rnnx_runtime._session import Session
@@ -27,25 +30,58 @@ def golden_chunk(graph: Graph) -> tuple[Chunk, State] | None:
         ArtifactError: the trace breaks the artifact's own contract.
     """
     golden = graph.manifest.golden
+    if any(0 in array.shape for array in golden.inputs.values()):
+        return None
     try:
-        state = graph.make_state({name: array.numpy() for name, array in golden.states.items()})
-        batch = _batch(graph) or state.batch
+        batch = _batch(graph)
+        states = {name: array.numpy() for name, array in golden.states.items()}
+        state = graph.make_state(states) if states or graph.states else graph.initial_state(batch or None)
+        batch = batch or state.batch
         chunk = {}
         for name, port in graph.inputs.items():
             array = golden.inputs[name]
             steps = math.prod(array.shape) // (batch * math.prod(port.layout.inner)) if port.layout.has_time else 1
-            if steps == 0:
-                return None
             chunk[name] = port.layout.batch_first(array.numpy(), batch, steps)
         return graph.check_chunk(chunk), state
-    except (ValueError, KeyError) as error:
+    except (ValueError, LookupError) as error:
         raise ArtifactError(f"the golden trace does not fit the artifact: {printable(str(error))}") from None
 
 
 def _batch(graph: Graph) -> int:
-    """The rows of the trace, where an input has an axis for them alone; else 0."""
+    """The rows of the trace, where the graph takes no others or an input has an axis for them alone; else 0."""
+    if graph.manifest.fixed_batch is not None:
+        return graph.manifest.fixed_batch
     specs = [spec for spec in graph.manifest.inputs if BATCH in spec.shape]
     return graph.manifest.golden.inputs[specs[0].name].shape[specs[0].shape.index(BATCH)] if specs else 0
+
+
+def golden_answers(graph: Graph, chunk: Chunk) -> tuple[Answers, Answers]:
+    """What the trace answers to its chunk, batch-first, and its next states.
+
+    Raises:
+        ArtifactError: the trace breaks the artifact's own contract.
+    """
+    golden = graph.manifest.golden
+    try:
+        answers = {
+            name: layout.batch_first(golden.outputs[name].numpy(), chunk.batch, chunk.steps)
+            for name, layout in graph.outputs.items()
+        }
+        following = {
+            name: golden.next_states[name].numpy().reshape(spec.sized(chunk.batch)) for name, spec in graph.states.items()
+        }
+    except (ValueError, LookupError) as error:
+        raise ArtifactError(f"the golden trace does not fit the artifact: {printable(str(error))}") from None
+    return answers, following
+
+
+def compare(found: NDArray[Any], wanted: NDArray[Any]) -> tuple[float, float]:
+    """The largest difference, and the largest relative above 1; infinite where a value is not a number."""
+    with np.errstate(invalid="ignore"):
+        apart = np.where(found == wanted, 0.0, np.abs(found - wanted.astype(np.float64)))
+        apart = np.where(np.isnan(apart), np.inf, apart)
+        relative = np.where(np.isinf(apart), np.inf, apart / np.maximum(1, np.abs(wanted)))
+    return float(apart.max(initial=0)), float(relative.max(initial=0))
 
 
 def golden_difference(graph: Graph, session: Session) -> float:
@@ -59,21 +95,20 @@ def golden_difference(graph: Graph, session: Session) -> float:
     if begin is None:
         return math.nan
     chunk, state = begin
-    answers, following = graph.call(session, chunk, state)
-    golden = graph.manifest.golden
-    try:
-        pairs = [
-            (answers[name], layout.batch_first(golden.outputs[name].numpy(), chunk.batch, chunk.steps))
-            for name, layout in graph.outputs.items()
-        ]
-        pairs += [(array, golden.next_states[name].numpy()) for name, array in following.items()]
-        largest = [
-            float((np.abs(found - wanted.astype(np.float64)) / np.maximum(1, np.abs(wanted))).max(initial=0))
-            for found, wanted in pairs
-        ]
-    except (ValueError, KeyError) as error:
-        raise ArtifactError(f"the golden trace does not fit the artifact: {printable(str(error))}") from None
-    return math.inf if any(map(math.isnan, largest)) else max(largest)
+    found, wanted = graph.call(session, chunk, state), golden_answers(graph, chunk)
+    return max(compare(array, wanted[side][name])[1] for side in range(2) for name, array in found[side].items())
+
+
+def answers_sha256(graph: Graph, answers: Answers, following: Mapping[str, NDArray[Any]]) -> str:
+    """The digest that `GoldenTrace.sha256` holds of an answer to the whole trace.
+
+    SHA-256, as hex, over the bytes of each output in the manifest's order and then of each next state: C order,
+    little-endian; the outputs batch-first as `Model.run` gives them, the states in the graph's shape.
+    """
+    digest = hashlib.sha256()
+    for array in (*(answers[name] for name in graph.outputs), *(following[name] for name in graph.states)):
+        digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
 
 
 def golden_seconds(graph: Graph, session: Session) -> float:
@@ -102,7 +137,7 @@ def bindings_hold(graph: Graph, session: Session) -> bool:
     stepper.load(state)
     seen: set[bytes] = set()
     for step in range(chunk.steps):
-        x = {name: array[:, step] if graph.inputs[name].layout.has_time else array for name, array in chunk.arrays.items()}
+        x = graph.step_of(chunk, step)
         answers, state = graph.call(session, graph.check_step(x), state)
         found = stepper.step(x)
         for name, wanted in graph.of_step(answers).items():

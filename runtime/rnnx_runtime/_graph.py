@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rnnx_runtime._codec import ScalerCodec, TextCodec
-from rnnx_runtime._errors import ExecutionError, InputError, StateError
+from rnnx_runtime._errors import ExecutionError, InputError, RnnxError, StateError
 from rnnx_runtime._inputs import Chunk, Port, by_name, check_chunk, whole
 from rnnx_runtime._layout import Layout
 from rnnx_runtime._manifest import Computed, Manifest
@@ -30,8 +30,8 @@ class Graph:
     def __init__(self, manifest: Manifest, digest: str) -> None:
         self.manifest = manifest
         self.digest = digest
-        self.inputs = {spec.name: Port(spec) for spec in manifest.inputs}
-        self.outputs = {spec.name: Layout(spec.shape) for spec in manifest.outputs}
+        self.inputs = {spec.name: Port(spec, one_step=manifest.one_step) for spec in manifest.inputs}
+        self.outputs = {spec.name: Layout(spec.shape, one_step=manifest.one_step) for spec in manifest.outputs}
         self.conditions = {spec.name: Port(spec) for spec in manifest.conditions}
         self.states = {spec.name: spec for spec in manifest.states}
         self.batch_axes = {spec.name: spec.batch_axis for spec in manifest.states}
@@ -43,7 +43,7 @@ class Graph:
         Raises:
             InputError: it breaks the contract.
         """
-        return check_chunk(self.inputs, by_name(self.inputs, chunk))
+        return self._checked(self.inputs, by_name(self.inputs, chunk))
 
     def check_step(self, x: Any) -> Chunk:
         """One step, `(B, ...)` by input name, as a chunk of one.
@@ -58,7 +58,19 @@ class Graph:
                 wanted = ", ".join(["B", *map(str, layout.inner)])
                 raise InputError(f"{name}: expected the shape ({wanted}) for one step, got {array.shape}")
             chunk[name] = array[:, None] if layout.has_time else array
-        return check_chunk(self.inputs, chunk)
+        return self._checked(self.inputs, chunk)
+
+    def _checked(self, ports: Mapping[str, Port], arrays: dict[str, NDArray[Any]]) -> Chunk:
+        chunk = check_chunk(ports, arrays)
+        self.check_batch(chunk.batch)
+        return chunk
+
+    def check_batch(self, batch: int, error: type[RnnxError] = InputError) -> None:
+        """Raises `error` where the graph takes no batch of this size."""
+        fixed = self.manifest.fixed_batch
+        if fixed is not None and batch != fixed:
+            remedy = "give each row a stream of its own" if fixed == 1 else f"give {fixed} rows in each call"
+            raise error(f"this graph takes a batch of {fixed}, got {batch}; {remedy}")
 
     def check_streamable(self) -> None:
         """Raises InputError where steps cannot go on from a state."""
@@ -79,18 +91,20 @@ class Graph:
             raise StateError(f"the state belongs to artifact {state.digest[:12]}, this model is {self.digest[:12]}")
         if batch is not None and state.batch != batch:
             raise StateError(f"the state has a batch of {state.batch}, the input one of {batch}")
+        self.check_batch(state.batch, StateError)
         for name, spec in self.states.items():
             if name not in state or state[name].shape != spec.sized(state.batch) or state[name].dtype != spec.dtype:
                 raise StateError(f"the state lacks {name}, {spec.dtype} {spec.sized(state.batch)}; it was not made by rnnx")
         return state
 
     def initial_state(self, batch: Any) -> State:
-        """The state that new sequences start with, where none is computed.
+        """The state that new sequences start with, where none is computed; None for the batch that the graph takes, else 1.
 
         Raises:
-            InputError: `batch` is no number of rows.
+            InputError: `batch` is no number of rows, or not one that the graph takes.
         """
-        rows = whole("batch", batch, 1, _LARGEST_STATE)
+        rows = self.manifest.fixed_batch or 1 if batch is None else whole("batch", batch, 1, _LARGEST_STATE)
+        self.check_batch(rows)
         if any(rows * math.prod(spec.sized(1)) > _LARGEST_STATE for spec in self.states.values()):
             raise InputError(f"a batch of {rows} needs states of more than {_LARGEST_STATE} elements")
         return make_state(self.digest, rows, {name: spec.initial(rows) for name, spec in self.states.items()}, 0)
@@ -105,7 +119,7 @@ class Graph:
         if conditions.keys() != self.conditions.keys() or session is None:
             needs = f"is computed from {', '.join(self.conditions)}" if self.conditions else "is not computed"
             raise InputError(f"the initial state of this model {needs}; got {', '.join(conditions) or 'nothing'}")
-        arrays, batch, _ = check_chunk(self.conditions, by_name(self.conditions, conditions))
+        arrays, batch, _ = self._checked(self.conditions, by_name(self.conditions, conditions))
         feeds = {name: self.conditions[name].layout.to_graph(array, 1) for name, array in arrays.items()}
         found = session.run([name for name, spec in self.states.items() if isinstance(spec.init, Computed)], feeds)
         states = {}
@@ -128,15 +142,26 @@ class Graph:
         for name, spec in self.states.items():
             array = state_array(name, arrays[name], np.dtype(spec.dtype))
             if batch is None and array.ndim == len(spec.shape):
-                batch = array.shape[spec.batch_axis]
+                batch = 1 if spec.batch_axis is None else array.shape[spec.batch_axis]
             if not batch or array.shape != spec.sized(batch):
                 rows = "" if batch is None else f" in a batch of {batch}"
                 raise StateError(f"{name}: expected the shape {spec.shape}, got {array.shape}{rows}")
             owned[name] = array
-        return make_state(self.digest, batch or 1, owned, 0)
+        batch = batch or self.manifest.fixed_batch or 1
+        self.check_batch(batch, StateError)
+        return make_state(self.digest, batch, owned, 0)
 
     def call(self, session: Session, chunk: Chunk, state: State) -> tuple[Answers, State]:
-        """Answer a chunk of at least one step; both sides are checked."""
+        """Answer a chunk of at least one step, in as many calls as the graph needs; both sides are checked."""
+        if not self.manifest.one_step:
+            return self._call(session, chunk, state)
+        pieces = []
+        for step in range(chunk.steps):
+            answers, state = self._call(session, self.cut(chunk, step, step + 1), state)
+            pieces.append(answers)
+        return self.joined(pieces), state
+
+    def _call(self, session: Session, chunk: Chunk, state: State) -> tuple[Answers, State]:
         arrays, batch, steps = chunk
         feeds = {name: self.inputs[name].layout.to_graph(array, steps) for name, array in arrays.items()}
         feeds |= {spec.input: state[name] for name, spec in self.states.items()}
@@ -170,9 +195,17 @@ class Graph:
         }
         return Chunk(arrays, chunk.batch, last - first)
 
+    def step_of(self, chunk: Chunk, step: int) -> Answers:
+        """One step of a chunk, `(B, ...)` each."""
+        return {name: array[:, step] if self.inputs[name].layout.has_time else array for name, array in chunk.arrays.items()}
+
     def together(self, states: list[State]) -> State:
         """States of a batch of 1 each as one; its position says nothing, for each has its own."""
-        arrays = {name: np.concatenate([state[name] for state in states], axis=axis) for name, axis in self.batch_axes.items()}
+        if len(states) == 1:  # of a graph without an axis for rows, there are never more
+            return states[0]
+        arrays = {
+            name: np.concatenate([state[name] for state in states], axis=axis or 0) for name, axis in self.batch_axes.items()
+        }
         return make_state(self.digest, len(states), arrays, 0)
 
     def joined(self, pieces: list[Answers]) -> Answers:

@@ -20,9 +20,9 @@ _FEW = 16  # up to here, a loop over Python numbers is faster than a reduction b
 class Port:
     """One input of the graph, with all that checking it needs prepared."""
 
-    def __init__(self, spec: Input) -> None:
+    def __init__(self, spec: Input, *, one_step: bool = False) -> None:
         self.name = spec.name
-        self.layout = Layout(spec.shape)
+        self.layout = Layout(spec.shape, one_step=one_step)
         self._dtype = np.dtype(spec.dtype)
         self._kinds = "iu" if self._dtype.kind == "i" else "b" if self._dtype.kind == "b" else "fiu"
         self._vocabulary_size = spec.vocabulary_size

@@ -1,7 +1,8 @@
 """Arrays seen batch-first, whatever layout the module had.
 
 Callers hand over and get `(B, T, ...)` (a chunk) or `(B, ...)` (a step). The graph keeps its module's own layout:
-time-major, flattened `(T·B, V)`, with axes of size 1 in front, ... `Layout` is the view between the two.
+time-major, flattened `(T·B, V)`, with axes of size 1 in front, ... `Layout` is the view between the two. It also supplies the
+axes that a graph lacks: batch, where it takes one row, and time, where it takes one step.
 """
 
 from typing import Any, final
@@ -16,18 +17,26 @@ from rnnx_runtime._manifest import BATCH, TIME, Dimension
 class Layout:
     """Where batch and time stand in one tensor of the graph.
 
+    Args:
+        shape: as the manifest gives it.
+        one_step: the graph takes one step per call, so that a tensor without an axis for time has a value per step too.
+
     Attributes:
         has_time: whether it has a value per step.
         inner: the sizes behind batch and time, in graph order; axes of size 1 in front of batch and time are left out.
     """
 
-    def __init__(self, shape: tuple[Dimension, ...]) -> None:
+    def __init__(self, shape: tuple[Dimension, ...], *, one_step: bool = False) -> None:
         self.shape = shape
         axes = [axis for size in shape for axis in (size.split("*") if isinstance(size, str) else [size])]
-        symbols = [i for i, axis in enumerate(axes) if isinstance(axis, str)]
+        first = next((i for i, axis in enumerate(axes) if isinstance(axis, str)), 0)
+        if BATCH not in axes:
+            axes.insert(first, BATCH)
+        if one_step and TIME not in axes:
+            axes.insert(axes.index(BATCH) + 1, TIME)
         self.has_time = TIME in axes
         front = [axes.index(BATCH), axes.index(TIME)] if self.has_time else [axes.index(BATCH)]
-        inner = [i for i, axis in enumerate(axes) if i not in front and not (axis == 1 and i < symbols[0])]
+        inner = [i for i, axis in enumerate(axes) if i not in front and not (axis == 1 and i < first)]
         dropped = [i for i, axis in enumerate(axes) if i not in front and i not in inner]
         self._axes = axes
         self._order = (*dropped, *front, *inner)
@@ -35,7 +44,7 @@ class Layout:
         self.inner = tuple(axis for i in inner if isinstance(axis := axes[i], int))
 
     def graph_shape(self, batch: int, steps: int) -> tuple[int, ...]:
-        """The shape that the graph has for it."""
+        """The shape that the graph has for it; for one step, where it takes no more."""
         sizes = {BATCH: batch, TIME: steps, f"{BATCH}*{TIME}": batch * steps, f"{TIME}*{BATCH}": batch * steps}
         return tuple(sizes[size] if isinstance(size, str) else size for size in self.shape)
 

@@ -28,6 +28,7 @@ Dimension = int | str  # a fixed size, "batch", "seq_len", or one flattened from
 _SYMBOLS: Final = re.compile(rf"{BATCH}|{TIME}|{BATCH}\*{TIME}|{TIME}\*{BATCH}")
 _MAX_ELEMENTS: Final = 1 << 31
 _MAX_AXES: Final = 8
+_MAX_FIXED_BATCH: Final = 65_536
 
 
 class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,9 +85,12 @@ class _Tensor(_Strict, frozen=True):
             raise ValueError(f"{self.name}: shape {self.shape} has a symbol other than {BATCH} and {TIME}")
         if len("*".join(symbols).split("*")) != len(set("*".join(symbols).split("*"))):
             raise ValueError(f"{self.name}: shape {self.shape} has a symbol twice")
-        if BATCH not in "*".join(symbols).split("*"):
-            raise ValueError(f"{self.name}: shape {self.shape} has no axis {BATCH}")
         _check_sizes(self.name, self.shape)
+
+    @property
+    def has_batch(self) -> bool:
+        """Whether the graph has an axis for rows; where it has none, it takes one row."""
+        return any(isinstance(size, str) and BATCH in size for size in self.shape)
 
 
 class Input(_Tensor, frozen=True):
@@ -134,21 +138,24 @@ class Computed(_Strict, frozen=True, tag="computed", tag_field="kind"):
 
 
 class StateSpec(_Strict, frozen=True):
-    """One state tensor: the graph's `output` after one call is its `input` at the next."""
+    """One state tensor: the graph's `output` after one call is its `input` at the next.
+
+    `batch_axis` None: the graph has no axis for rows, and takes one.
+    """
 
     name: str
     input: str
     output: str
     dtype: DType
     shape: tuple[Dimension, ...]
-    batch_axis: int
+    batch_axis: int | None
     init: Zeros | Constant | Computed
     found: str = ""  # where in the module it was, in words
 
     def __post_init__(self) -> None:
         _check_names(self.name, self.input, self.output, self.found or self.name)
         where = [axis for axis, size in enumerate(self.shape) if isinstance(size, str)]
-        if where != [self.batch_axis] or self.shape[self.batch_axis] != BATCH:
+        if where != ([] if self.batch_axis is None else [self.batch_axis]) or any(self.shape[axis] != BATCH for axis in where):
             raise ValueError(f"{self.name}: {BATCH} must stand at batch_axis {self.batch_axis} of {self.shape}, alone")
         _check_sizes(self.name, self.shape)
         if isinstance(self.init, Constant):
@@ -163,7 +170,8 @@ class StateSpec(_Strict, frozen=True):
     def initial(self, batch: int) -> NDArray[Any]:
         """The state that a sequence starts with, for each of `batch` rows, where it is not computed."""
         if isinstance(self.init, Constant):
-            return np.repeat(self.init.value.numpy(), batch, axis=self.batch_axis)
+            value = self.init.value.numpy()
+            return value if self.batch_axis is None else np.repeat(value, batch, axis=self.batch_axis)
         return np.zeros(self.sized(batch), self.dtype)
 
 
@@ -177,16 +185,45 @@ class Sampling(_Strict, frozen=True):
 
 
 class GoldenTrace(_Strict, frozen=True):
-    """A short run of the eager module, so that a device can test itself: names and layouts are the graph's."""
+    """A short run of the eager module, so that a device can test itself: names and layouts are the graph's.
+
+    Of a graph of one step, the trace has as many as it likes: an array has its steps on the axis "seq_len", or where its shape
+    has none, on one behind "batch" (in front, where it has no "batch" either).
+
+    `sha256`: over the bytes of what the runtime itself answered where the artifact was made, on the CPU: outputs, then next
+    states, in the manifest's order. It tells whether another machine computes the very same bits; empty where nobody knows.
+    """
 
     inputs: dict[str, Array]
     states: dict[str, Array]
     outputs: dict[str, Array]
     next_states: dict[str, Array]
+    sha256: str = ""
+
+
+class TrajectorySummary(_Strict, frozen=True):
+    """A long run against a float64 reference, or against the module itself from a nudged state.
+
+    `error` and `eager`: how far the artifact and the eager module got from it, on the scale of the values. `horizon`: the first
+    step at which the artifact is another run than the reference, off by more than 1e-3. `agreement`: the share of steps with the
+    same most likely symbol; `bits`: the difference of mean surprise per symbol; `rmse`: of values, in multiples of their spread.
+    """
+
+    steps: int
+    reference: Literal["float64", "nudged"]
+    error: float
+    eager: float
+    horizon: int | None = None
+    agreement: float | None = None
+    bits: float | None = None
+    rmse: float | None = None
 
 
 class ParitySummary(_Strict, frozen=True):
-    """What the parity gate found: the largest absolute differences against the eager module."""
+    """What the parity gate found: the largest absolute differences against the eager module.
+
+    `second_opinion`: of onnx's own evaluator; None where it cannot judge the graph, or was not asked.
+    """
 
     passed: bool
     cases: int
@@ -194,21 +231,32 @@ class ParitySummary(_Strict, frozen=True):
     states: float
     stepping: float
     tolerance: float
+    proof: Literal["quick", "full", "thorough"] = "full"
+    second_opinion: float | None = None
+    trajectory: TrajectorySummary | None = None
 
 
 class Provenance(_Strict, frozen=True):
-    """What made the artifact. No paths and no times: the same module gives the same bytes."""
+    """What made the artifact. No paths and no times: the same module gives the same bytes.
+
+    `source_sha256`: of the file that it was adopted from; empty where a module was exported.
+    """
 
     module: str
     weights_sha256: str
     versions: dict[str, str]
+    source_sha256: str = ""
 
 
 class Manifest(_Strict, frozen=True):
     """The whole contract of an artifact.
 
     `conditions`: what computed initial states are computed from, once per sequence. `streamable`: whether steps and chunks give what the whole sequence gives; `not_streamable_because` says why not. `chunks_matter_because`: why the answers of a stream depend on how it is cut into
-    chunks, where they do: each call then computes what one call of the eager module does.
+    chunks, where they do: each call then computes what one call of the eager module does. `lowering` "adopted": the graph is
+    somebody else's file. `fixed_batch`: the one batch size that the graph takes, where it takes no other; then "batch" in a shape
+    stands for that size. `one_step`: each call of the graph takes one step, so that "seq_len" in a shape stands for 1, and an
+    input or output without it is one step's; the runtime takes the steps of a chunk one by one. `trusted`: operators that are
+    not in the runtime's list, which the person who adopted the file allowed; whoever loads it must allow them again.
     """
 
     format_version: int
@@ -217,7 +265,7 @@ class Manifest(_Strict, frozen=True):
     outputs: tuple[Output, ...]
     states: tuple[StateSpec, ...]
     streamable: bool
-    lowering: Literal["recurrent", "scan"]
+    lowering: Literal["recurrent", "scan", "adopted"]
     precision: Literal["float32", "float64"]
     provenance: Provenance
     golden: GoldenTrace
@@ -228,6 +276,9 @@ class Manifest(_Strict, frozen=True):
     sampling: Sampling | None = None
     codec: Codec | None = None
     parity: ParitySummary | None = None
+    fixed_batch: int | None = None
+    one_step: bool = False
+    trusted: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         graph_inputs = [tensor.name for tensor in self.inputs] + [state.input for state in self.states]
@@ -237,6 +288,7 @@ class Manifest(_Strict, frozen=True):
                 raise ValueError(f"a name stands twice in {names}")
         if not self.inputs or not self.outputs:
             raise ValueError("an artifact has at least one input and one output")
+        self._check_sizes_taken()
         self._check_codec()
         names = [tensor.name for tensor in (*self.inputs, *self.conditions)]
         if len(names) != len(set(names)) or any(TIME in str(size) for spec in self.conditions for size in spec.shape):
@@ -256,6 +308,18 @@ class Manifest(_Strict, frozen=True):
             self.lowering_because or self.name,
         )
 
+    def _check_sizes_taken(self) -> None:
+        """What the graph takes of rows and steps."""
+        if self.fixed_batch is not None and not 1 <= self.fixed_batch <= _MAX_FIXED_BATCH:
+            raise ValueError(f"fixed_batch must be from 1 to {_MAX_FIXED_BATCH}, got {self.fixed_batch}")
+        without = [tensor.name for tensor in (*self.inputs, *self.conditions, *self.outputs) if not tensor.has_batch]
+        without += [state.name for state in self.states if state.batch_axis is None]
+        if without and self.fixed_batch != 1:
+            raise ValueError(f"{without[0]} has no axis {BATCH}, which only a graph of one row may lack")
+        if self.one_step and not self.streamable:
+            raise ValueError("a graph of one step must be streamable")
+        _check_names(*self.trusted)
+
     def _check_codec(self) -> None:
         """The codec, what it is given to, and what it reads the answer from, are of one size."""
         logits = [spec for spec in self.outputs if spec.role == "logits"]
@@ -267,7 +331,7 @@ class Manifest(_Strict, frozen=True):
             return
         symbols = len(self.codec.vocabulary)
         for spec in logits:
-            if spec.shape[-1] != symbols or sum(isinstance(size, int) and size != 1 for size in spec.shape[:-1]) > 0:
+            if spec.shape[-1:] != (symbols,) or sum(isinstance(size, int) and size != 1 for size in spec.shape[:-1]) > 0:
                 raise ValueError(f"{spec.name}: the codec has {symbols} symbols, the logits have the shape {spec.shape}")
         for given in self.inputs:
             if given.vocabulary_size is not None and given.vocabulary_size < symbols:
@@ -278,7 +342,7 @@ class Manifest(_Strict, frozen=True):
         for side, specs, numbers in sides:
             if numbers and (len(specs) != 1 or specs[0].role != "values" or not specs[0].dtype.startswith("float")):
                 raise ValueError(f"a scaler is for one {side} of real values, the artifact has {len(specs)}")
-            if len(numbers) > 1 and specs[0].shape[-1] != len(numbers):
+            if len(numbers) > 1 and specs[0].shape[-1:] != (len(numbers),):
                 raise ValueError(f"the scaler has {len(numbers)} {side} features, the shape is {specs[0].shape}")
 
     def encode(self) -> str:

@@ -71,7 +71,8 @@ def stacked_steps(graph: Graph, xs: Any) -> tuple[list[Hashable], Chunk]:
     items = by_key(xs)
     keys = [key for key, _ in items]
     kinds = {x.dtype.kind for _, x in items if isinstance(x, np.ndarray)}
-    if len(graph.inputs) == 1 and {type(x) for _, x in items} <= _PLAIN and kinds <= {"f", "i", "u"}:
+    together = graph.manifest.fixed_batch is None  # else they go into the graph one by one
+    if together and len(graph.inputs) == 1 and {type(x) for _, x in items} <= _PLAIN and kinds <= {"f", "i", "u"}:
         try:
             return keys, graph.check_step(np.array([x for _, x in items]))
         except ValueError:  # InputError is one

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Self, final
 
 from numpy.typing import ArrayLike, NDArray
@@ -11,11 +12,13 @@ from rnnx_runtime._codec import ScalerCodec
 from rnnx_runtime._engine import Engine
 from rnnx_runtime._errors import ArtifactError, InputError
 from rnnx_runtime._files import Source, check_writable
+from rnnx_runtime._golden import answers_sha256, golden_chunk
 from rnnx_runtime._inputs import whole
 from rnnx_runtime._manifest import Manifest
 from rnnx_runtime._pool import Pool
 from rnnx_runtime._providers import Placement, parse_providers
 from rnnx_runtime._score import bits_per_symbol
+from rnnx_runtime._selftest import SelfTest, run_selftest
 from rnnx_runtime._session import Options, warn_of_telemetry
 from rnnx_runtime._state import State
 from rnnx_runtime._stream import Stream
@@ -31,6 +34,7 @@ def load(
     threads: int = 1,
     sha256: str | None = None,
     profile: str | os.PathLike[str] | None = None,
+    trust: bool = False,
 ) -> "Model":
     """Open an artifact made by `rnnx export`, from a path or from its bytes.
 
@@ -43,24 +47,53 @@ def load(
         threads: used inside one call, 1 to 256; recurrent steps are small and rarely gain from more than one.
         sha256: refuse an artifact whose `digest` is another one: 64 hex digits.
         profile: where ONNX Runtime's trace of all calls is written when the model is closed, for chrome://tracing.
+        trust: run operators outside the runtime's list, which whoever adopted the file trusted (`Manifest.trusted`): they may
+            use more time and memory than the runtime can foresee. All other checks stay.
 
     Raises:
         ArtifactNotFoundError: there is no file at the path.
-        ArtifactError: the file is not a whole, valid artifact, or not the one meant by `sha256`.
+        ArtifactError: the file is not a whole, valid artifact, not the one meant by `sha256`, or it must be trusted.
         ProviderError: a provider or one of its options is unknown, it is missing, or it left nodes to another.
         ExecutionError: ONNX Runtime cannot load it.
         InputError: an argument is out of range or of the wrong type.
     """
     warn_of_telemetry()
-    options = Options(
+    options = _options(providers, strict, threads, profile)
+    model = _reopened(source, sha256, options, bool(trust))
+    model._engine.open()
+    return model
+
+
+def selftest(
+    source: Source,
+    *,
+    providers: str | Sequence[str] | Mapping[str, Mapping[str, Any]] = "cpu",
+    strict: bool = True,
+    threads: int = 1,
+    trust: bool = False,
+) -> SelfTest:
+    """`Model.selftest` of an artifact, also on a provider that `load` refuses because it computes something else.
+
+    Args:
+        source, providers, strict, threads, trust: as `load`.
+
+    Raises:
+        ArtifactError, ProviderError, ExecutionError, InputError: as `load` and `Model.selftest`.
+    """
+    warn_of_telemetry()
+    options = replace(_options(providers, strict, threads, None), refuse_wrong=False)
+    with _reopened(source, None, options, bool(trust)) as model:
+        return model.selftest()
+
+
+def _options(providers: Any, strict: bool, threads: Any, profile: Any) -> Options:
+    """Raises ProviderError and InputError, as `load`."""
+    return Options(
         parse_providers(providers),
         bool(strict),
         whole("threads", threads, 1, _MOST_THREADS),
         None if profile is None else _profile_path(profile),
     )
-    model = _reopened(source, sha256, options)
-    model._engine.open()
-    return model
 
 
 def _profile_path(profile: Any) -> str:
@@ -76,16 +109,16 @@ def _profile_path(profile: Any) -> str:
     return path
 
 
-def _reopened(source: Source, sha256: str | None, options: Options) -> "Model":
+def _reopened(source: Source, sha256: str | None, options: Options, trust: bool) -> "Model":
     """A model whose sessions are opened when they are first needed."""
     if sha256 is not None and not isinstance(sha256, str):
         raise InputError(f"sha256 must be a text of 64 hex digits, got {sha256!r}")
-    artifact = open_artifact(source)
+    artifact = open_artifact(source, trust=trust)
     if sha256 is not None and sha256.lower() != artifact.digest:
         raise ArtifactError(
             f"the artifact's sha256 is {artifact.digest}, expected {sha256}; this is another file than was meant"
         )
-    return Model(artifact, options, source)
+    return Model(artifact, options, source, trust)
 
 
 @final
@@ -96,14 +129,15 @@ class Model:
     one input or output it is an array; where it has several, a mapping by name. What breaks this contract raises
     `InputError`; a failure of ONNX Runtime itself `ExecutionError`.
 
-    A model can be pickled: what travels is the path (or the bytes, where it was loaded from bytes), the digest and the
-    options. It may be used in forked processes; there its sessions are opened anew.
+    A model can be pickled: what travels is the path (or the bytes, where it was loaded from bytes), the digest, the options
+    and the trust. It may be used in forked processes; there its sessions are opened anew.
     """
 
-    def __init__(self, artifact: Artifact, options: Options, source: Source) -> None:
+    def __init__(self, artifact: Artifact, options: Options, source: Source, trust: bool) -> None:
         self._engine = Engine(artifact, options)
         self._graph = self._engine.graph
         self._options = options
+        self._trust = trust
         self._source = artifact.data if isinstance(source, bytes | bytearray | memoryview) else os.path.abspath(source)
 
     @property
@@ -141,13 +175,13 @@ class Model:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopened, (self._source, self.digest, self._options)
+        return _reopened, (self._source, self.digest, self._options, self._trust)
 
-    def stream(self, batch: int = 1, *, state: State | None = None, **conditions: ArrayLike) -> Stream:
+    def stream(self, batch: int | None = None, *, state: State | None = None, **conditions: ArrayLike) -> Stream:
         """A new sequence in progress, or a batch of them in lockstep.
 
         Args:
-            batch: the number of rows; the conditions' or the state's own where there are any.
+            batch: the number of rows; None for the conditions' or the state's own where there are any, else as `initial_state`.
             state: what it starts from, and what `Stream.reset` goes back to; the initial state when None.
             conditions: as `initial_state`.
 
@@ -160,7 +194,7 @@ class Model:
             return Stream(self._engine, self.initial_state(batch, **conditions))
         if conditions:
             raise InputError(f"a stream starts from a state or from conditions, got both: {', '.join(conditions)}")
-        return Stream(self._engine, self._graph.check_state(state, None if batch == 1 else batch))
+        return Stream(self._engine, self._graph.check_state(state, batch))
 
     def pool(self, *, max_batch: int = 64, max_wait_ms: float = 0.0, max_queue: int = 1024) -> Pool:
         """Many streams, stepped together in one call.
@@ -176,11 +210,11 @@ class Model:
         self._graph.check_streamable()
         return Pool(self._engine, max_batch, max_wait_ms, max_queue)
 
-    def initial_state(self, batch: int = 1, **conditions: ArrayLike) -> State:
+    def initial_state(self, batch: int | None = None, **conditions: ArrayLike) -> State:
         """The state that new sequences start with.
 
         Args:
-            batch: the number of rows; the conditions' own where there are any.
+            batch: the number of rows; the conditions' own where there are any. None for 1, or for the manifest's `fixed_batch`.
             conditions: `(B, ...)` each, by name: what the manifest's `conditions` lists, for a model whose initial state
                 is computed.
 
@@ -256,6 +290,17 @@ class Model:
         """
         return bits_per_symbol(self._engine, text)
 
+    def selftest(self) -> SelfTest:
+        """Run the artifact's golden trace on this very machine, with this model's providers: whole, in chunks and in steps.
+
+        Takes milliseconds, needs no torch, and touches no stream.
+
+        Raises:
+            ArtifactError: the trace holds no step, so that there is nothing to test.
+            ExecutionError: the graph cannot be run.
+        """
+        return run_selftest(self._engine)
+
     def encode(self, sequence: Any) -> NDArray[Any]:
         """What the model takes for `sequence`, by the artifact's codec.
 
@@ -286,3 +331,24 @@ class Model:
             InputError: the artifact does not answer in text.
         """
         return self._graph.logits(answer)
+
+
+def golden_sha256(model: Model) -> str:
+    """The digest of what the model answers to its own golden trace, as `GoldenTrace.sha256` holds it; "" where that holds no step.
+
+    Raises:
+        ArtifactError: the trace breaks the artifact's own contract.
+        ExecutionError: the graph cannot be run.
+    """
+    begin = golden_chunk(model._graph)
+    return "" if begin is None else answers_sha256(model._graph, *model._engine.run(*begin))
+
+
+def golden_start(model: Model) -> tuple[dict[str, NDArray[Any]], State] | None:
+    """What the model's own golden trace begins with: the chunk, `(B, T, ...)` by input name, and the state; None where that holds no step.
+
+    Raises:
+        ArtifactError: the trace breaks the artifact's own contract.
+    """
+    begin = golden_chunk(model._graph)
+    return None if begin is None else (begin[0].arrays, begin[1])

@@ -39,6 +39,11 @@ class Pool:
         self._engine = engine
         self._graph = engine.graph
         self._max_batch = whole("max_batch", max_batch, 1, _MOST)
+        fixed = engine.graph.manifest.fixed_batch
+        if fixed is not None:
+            if fixed > 1:
+                raise InputError(f"a pool's streams are a row each, but this graph takes a batch of {fixed}; use Model.stream")
+            self._max_batch = 1
         self._max_wait = real("max_wait_ms", max_wait_ms) / 1e3
         if not 0 <= self._max_wait <= _LONGEST_WAIT_SECONDS:
             raise InputError(f"max_wait_ms must be from 0 to {_LONGEST_WAIT_SECONDS * 1000}, got {max_wait_ms}")

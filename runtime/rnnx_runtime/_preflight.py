@@ -2,13 +2,14 @@
 
 ONNX Runtime is no safe boundary: it aborts the process on some valid graphs, runs endless loops and, in some
 versions, reads files that the model names. So the graph is walked here first, with a reader of our own, and only what an
-exported recurrent model needs is let through.
+exported recurrent model needs is let through. Operators outside the list are told apart, for somebody may trust them; no
+trust lets through what lies in another file, sparse weights, local functions, or more than the limits.
 
 Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -19,6 +20,7 @@ from rnnx_runtime._protobuf import Reader
 SIZE_LIMIT: Final = 512 * 2**20  # bytes of a file
 _NODE_LIMIT: Final = 10_000
 _METADATA_ENTRIES: Final = 64
+_DEPTH_LIMIT: Final = 16  # graphs inside graphs
 _IR_VERSIONS: Final = range(4, 14)
 _OPSETS: Final = range(13, 25)
 
@@ -42,6 +44,8 @@ _OPERATORS: Final = frozenset(
     """.split()
 )
 
+_READING: Final = frozenset(["com.microsoft::EPContext"])  # what nobody can allow
+
 
 @dataclass(frozen=True)
 class Value:
@@ -59,6 +63,7 @@ class Graph:
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     operators: Mapping[str, int]
+    foreign: tuple[str, ...]  # those of them outside the list, sorted; with their domain, where it is not the standard one
     opset: int
     metadata: Mapping[str, str]
 
@@ -67,17 +72,22 @@ class Graph:
 class _Walk:
     reader: Reader = field(default_factory=Reader)
     operators: Counter[str] = field(default_factory=Counter)
+    domains: set[str] = field(default_factory=set)  # of operators outside the list
     nodes: int = 0
 
-    def graph(self, message: memoryview, *, body: bool = False) -> tuple[list[Value], list[Value], list[Node]]:
-        """Walk one GraphProto: its inputs, its outputs, and the nodes whose weights must lie in a graph around it."""
+    def graph(self, message: memoryview, around: tuple[str, ...] = ()) -> tuple[list[Value], list[Value], list[Node]]:
+        """Walk one GraphProto: its inputs, its outputs, and the nodes whose weights must lie in a graph around it.
+
+        `around` names the operators that it is the body of, the outermost first.
+        """
+        body = bool(around)
         inputs: list[Value] = []
         outputs: list[Value] = []
         nodes: list[Node] = []
         weights: list[Tensor] = []
         for number, value in self.reader.fields(message):
             if number == 1:
-                nodes += self.node(_view(value), body=body)
+                nodes += self.node(_view(value), around)
             elif number == 5:
                 weights.append(self.tensor(_view(value)))
             elif number == 11 and not body:
@@ -88,7 +98,7 @@ class _Walk:
                 raise ArtifactError("sparse weights are not allowed in an artifact; export the model again")
         return inputs, outputs, check_constants(nodes, weights, {value.name for value in inputs}, body=body)
 
-    def node(self, message: memoryview, *, body: bool) -> list[Node]:
+    def node(self, message: memoryview, around: tuple[str, ...]) -> list[Node]:
         """Walk one NodeProto: itself, behind the nodes of its body that need weights from around it."""
         self.nodes += 1
         if self.nodes > _NODE_LIMIT:
@@ -107,26 +117,30 @@ class _Walk:
                 domain = _text(_view(value))
             elif number == 5:
                 attributes.append(_view(value))
-        if domain not in ("", "ai.onnx") or operator not in _OPERATORS:
-            name = f"{domain}::{operator}" if domain else operator
-            raise ArtifactError(f"operator {name!r} is not allowed in an artifact; see the runtime's list of operators")
+        if domain not in ("", "ai.onnx"):
+            operator = f"{domain}::{operator}"
+            self.domains.add(domain)
+        if operator in _READING:
+            raise ArtifactError(f"operator {operator!r} reads another file; an artifact is one file: export the model again")
         self.operators[operator] += 1
-        inner = [node for attribute in attributes for node in self.attribute(attribute, operator, body=body)]
+        inner = [node for attribute in attributes for node in self.attribute(attribute, operator, around)]
         if operator in RECURRENT:
             inputs = inputs[:3]  # what is read, the weights W and R
             if len(inputs) < 3 or "" in inputs:
                 raise ArtifactError(f"{operator} has no weights; an artifact's are stored in the file")
         return [*inner, Node(operator, inputs, outputs)]
 
-    def attribute(self, message: memoryview, operator: str, *, body: bool) -> list[Node]:
+    def attribute(self, message: memoryview, operator: str, around: tuple[str, ...]) -> list[Node]:
         nodes: list[Node] = []
         for number, value in self.reader.fields(message):
             if number in (5, 10):
                 self.tensor(_view(value))
-            elif number == 6 and operator == "Scan" and not body:
-                nodes += self.graph(_view(value), body=True)[2]
             elif number in (6, 11):
-                raise ArtifactError(f"{operator} holds a graph of its own; only Scan may, and not inside another Scan")
+                if operator in _OPERATORS and (operator != "Scan" or number == 11 or "Scan" in around):
+                    raise ArtifactError(f"{operator} holds a graph of its own; only Scan may, and not inside another Scan")
+                if len(around) == _DEPTH_LIMIT:
+                    raise ArtifactError(f"graphs lie more than {_DEPTH_LIMIT} deep in each other; an artifact's do not")
+                nodes += self.graph(_view(value), (*around, operator))[2]
             elif number in (22, 23):
                 raise ArtifactError("sparse weights are not allowed in an artifact; export the model again")
         return nodes
@@ -181,9 +195,13 @@ def inspect_graph(data: bytes) -> Graph:
     opset = opsets.pop("ai.onnx", opsets.pop("", 0))
     if opset not in _OPSETS:
         raise ArtifactError(f"ONNX opset {opset} is not read; {_OPSETS[0]} to {_OPSETS[-1]} are")
-    if opsets:
-        raise ArtifactError(f"the operator domain {min(opsets)!r} is not allowed in an artifact")
-    return Graph(tuple(graph[0]), tuple(graph[1]), dict(walk.operators), opset, metadata)
+    if opsets.keys() - walk.domains:
+        raise ArtifactError(f"the operator domain {min(opsets.keys() - walk.domains)!r} is not allowed in an artifact")
+    return Graph(tuple(graph[0]), tuple(graph[1]), dict(walk.operators), _foreign(walk.operators), opset, metadata)
+
+
+def _foreign(operators: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(name for name in operators if name not in _OPERATORS))
 
 
 def _view(value: int | memoryview) -> memoryview:

@@ -1,12 +1,14 @@
 """The states of many streams, a row each, so that any of them can be gathered into one batch."""
 
 from collections.abc import Hashable, Iterator, Sequence
-from typing import Final, final
+from typing import Any, Final, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rnnx_runtime._errors import StateError
 from rnnx_runtime._graph import Graph
+from rnnx_runtime._manifest import StateSpec
 from rnnx_runtime._state import State, make_state
 
 _FIRST: Final = 16  # rows that there is room for at first; doubled where they do not suffice
@@ -20,7 +22,7 @@ class Rows:
         self._graph = graph
         self._places: dict[Hashable, int] = {}
         self._free: list[int] = []
-        self._arrays = {name: np.zeros(spec.sized(_FIRST), spec.dtype) for name, spec in graph.states.items()}
+        self._arrays = {name: _room(spec, _FIRST) for name, spec in graph.states.items()}
         self._positions = np.zeros(_FIRST, np.int64)
 
     def __contains__(self, key: Hashable) -> bool:
@@ -60,14 +62,17 @@ class Rows:
     def gather(self, keys: Sequence[Hashable]) -> State:
         """The rows of `keys` as one state; its position says nothing, for each row has its own."""
         places = [self._places[key] for key in keys]
-        arrays = {name: np.take(array, places, axis=self._graph.batch_axes[name]) for name, array in self._arrays.items()}
+        arrays = {}
+        for name, array in self._arrays.items():
+            axis = self._graph.batch_axes[name]
+            arrays[name] = np.array(array[places[0]]) if axis is None else np.take(array, places, axis=axis)
         return make_state(self._graph.digest, len(places), arrays, 0)
 
     def scatter(self, keys: Sequence[Hashable], state: State) -> None:
         """Set the rows of `keys` to those of `state`; their positions stay."""
         places = [self._places[key] for key in keys]
         for name, array in self._arrays.items():
-            array[(slice(None),) * self._graph.batch_axes[name] + (places,)] = state[name]
+            array[_at(self._graph.batch_axes[name], places)] = state[name]
 
     def advance(self, keys: Sequence[Hashable], steps: int | Sequence[int]) -> None:
         """So many more steps lie behind the rows of `keys`."""
@@ -77,9 +82,19 @@ class Rows:
         have = len(self._positions) if self._places else 0
         room = max(_FIRST, 2 * have)
         for name, spec in self._graph.states.items():
-            larger = np.zeros(spec.sized(room), spec.dtype)
+            larger = _room(spec, room)
             if have:
-                larger[(slice(None),) * spec.batch_axis + (slice(have),)] = self._arrays[name]
+                larger[_at(spec.batch_axis, slice(have))] = self._arrays[name]
             self._arrays[name] = larger
         self._positions = np.concatenate([self._positions[:have], np.zeros(room - have, np.int64)])
         self._free = list(range(room - 1, have - 1, -1))
+
+
+def _room(spec: StateSpec, rows: int) -> NDArray[Any]:
+    """Where so many rows of a state have room: along its axis for them, or side by side where it has none."""
+    return np.zeros(spec.sized(rows) if spec.batch_axis is not None else (rows, *spec.sized(1)), spec.dtype)
+
+
+def _at(axis: int | None, places: list[int] | slice) -> tuple[Any, ...]:
+    """The index of these rows."""
+    return (*(slice(None),) * (axis or 0), places)

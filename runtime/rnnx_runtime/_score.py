@@ -60,6 +60,8 @@ def beam_search(
     read = prompt_tokens(codec, prompt)
     count, width = whole("max_new_tokens", max_new_tokens, 1), whole("num_beams", num_beams, 1, 1024)
     words, power = stop_strings(stop), real("length_penalty", length_penalty)
+    if width > 1 and graph.manifest.fixed_batch is not None:
+        raise InputError(f"beams are the rows of one call, but this graph takes a batch of 1; set num_beams=1, got {width}")
     if abs(power) > _LARGEST_PENALTY:
         raise InputError(f"length_penalty must be from -{_LARGEST_PENALTY} to {_LARGEST_PENALTY}, got {length_penalty}")
     answers, state = engine.run(graph.symbols(read), state)

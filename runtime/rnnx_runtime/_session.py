@@ -44,6 +44,7 @@ class Options:
     strict: bool
     threads: int
     profile: str | None = None  # the path that ONNX Runtime's trace is written to, less its ending
+    refuse_wrong: bool = True  # a provider that computes something else than was exported; a self-test shows by how much
 
     @property
     def reduced_precision(self) -> bool:

@@ -135,9 +135,11 @@ def make_state(digest: str, batch: int, arrays: dict[str, NDArray[Any]], positio
     return State._of(digest, batch, arrays, position)
 
 
-def rows_of(state: State, rows: Sequence[int], axes: Mapping[str, int]) -> State:
-    """A state of some of the rows, in this order; `axes` says where each array has them."""
-    arrays = {name: np.take(array, rows, axis=axes[name]) for name, array in state.items()}
+def rows_of(state: State, rows: Sequence[int], axes: Mapping[str, int | None]) -> State:
+    """A state of some of the rows, in this order; `axes` says where each array has them, None where it is one row."""
+    arrays = {
+        name: array if (axis := axes[name]) is None else np.take(array, rows, axis=axis) for name, array in state.items()
+    }
     return make_state(state.digest, len(rows), arrays, state.position)
 
 

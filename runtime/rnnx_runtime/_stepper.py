@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnnx_runtime._errors import InputError
-from rnnx_runtime._graph import Graph
-from rnnx_runtime._inputs import by_name
+from rnnx_runtime._graph import Answers, Graph
+from rnnx_runtime._inputs import Chunk, by_name
 from rnnx_runtime._session import Session
 from rnnx_runtime._state import State, make_state
 
@@ -72,6 +72,8 @@ class Stepper:
         for name, array in by_name(self._ports, x).items():
             view = self._given[name]
             if array.shape != view.shape:
+                if array.ndim == view.ndim and array.shape[1:] == view.shape[1:]:
+                    self._graph.check_batch(array.shape[0])
                 raise InputError(
                     f"{name}: expected the shape {view.shape} for one step of this stream, got {array.shape}; "
                     "a chunk goes to feed, another batch size to a stream of its own"
@@ -88,6 +90,11 @@ class Stepper:
             view[...] = arrays[name][:, 0] if self._ports[name].layout.has_time else arrays[name]
         self._call()
         return {name: view.copy() for name, view in self._found.items()}
+
+    def answers(self, chunk: Chunk) -> Answers:
+        """Answer a chunk of several steps, checked before, of a graph of one step."""
+        steps = [self.answer(self._graph.cut(chunk, step, step + 1).arrays) for step in range(chunk.steps)]
+        return {name: np.stack([step[name] for step in steps], axis=1) for name in self._found}
 
     def _call(self) -> None:
         self._calls[self._now]()

@@ -67,17 +67,18 @@ def _try(name: str, data: bytes, graph: Graph, threads: int) -> Trial:
     return Trial(ProviderReport(name, True, because, seconds * 1e6, difference), options, session)
 
 
-def list_providers(artifact: Source | None = None) -> list[ProviderReport]:
+def list_providers(artifact: Source | None = None, *, trust: bool = False) -> list[ProviderReport]:
     """What this machine has of every known execution provider.
 
     Args:
         artifact: run its golden trace on each that is here.
+        trust: as `load`.
 
     Raises:
-        ArtifactError: it is not a whole, valid artifact.
+        ArtifactError: it is not a whole, valid artifact, or it must be trusted.
     """
     if artifact is None:
         found = [find_provider(name) for name in PROVIDERS]
         return [ProviderReport(one.provider.name, one.here, one.because) for one in found]
-    opened = open_artifact(artifact)
+    opened = open_artifact(artifact, trust=trust)
     return [trial.report for trial in try_providers(opened.data, Graph(opened.manifest, opened.digest), threads=1)]

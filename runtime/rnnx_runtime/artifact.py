@@ -2,7 +2,7 @@
 
 from rnnx_runtime._artifact import Artifact, open_artifact
 from rnnx_runtime._codec import CharCodec, Codec, OneHotCodec, ScalerCodec, TextCodec
-from rnnx_runtime._files import check_writable, write_atomic
+from rnnx_runtime._files import check_writable, read_regular, write_atomic
 from rnnx_runtime._manifest import (
     BATCH,
     FORMAT_VERSION,
@@ -22,9 +22,11 @@ from rnnx_runtime._manifest import (
     Provenance,
     Sampling,
     StateSpec,
+    TrajectorySummary,
     Zeros,
 )
-from rnnx_runtime._preflight import Graph
+from rnnx_runtime._model import golden_sha256, golden_start
+from rnnx_runtime._preflight import SIZE_LIMIT, Graph, inspect_graph
 from rnnx_runtime._seal import SEAL_KEY, seal
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "INITIAL_KEY",
     "MANIFEST_KEY",
     "SEAL_KEY",
+    "SIZE_LIMIT",
     "TIME",
     "Array",
     "Artifact",
@@ -54,9 +57,14 @@ __all__ = [
     "ScalerCodec",
     "StateSpec",
     "TextCodec",
+    "TrajectorySummary",
     "Zeros",
     "check_writable",
+    "golden_sha256",
+    "golden_start",
+    "inspect_graph",
     "open_artifact",
+    "read_regular",
     "seal",
     "write_atomic",
 ]

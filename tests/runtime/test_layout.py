@@ -84,6 +84,54 @@ def test_a_size_of_one_is_not_taken_for_another_axis(batch, steps):
         np.testing.assert_array_equal(layout.batch_first(layout.to_graph(array, steps), batch, steps), array)
 
 
+@pytest.mark.parametrize(
+    ("shape", "one_step", "inner"),
+    [
+        ((), False, ()),
+        ((5,), False, (5,)),
+        ((1, 5), False, (1, 5)),
+        (("seq_len", 5), False, (5,)),
+        ((1, "seq_len", 5), False, (5,)),
+        ((5, "seq_len"), False, (5,)),
+        ((), True, ()),
+        ((5,), True, (5,)),
+        ((2, 5), True, (2, 5)),
+        (("batch",), True, ()),
+        (("batch", 5), True, (5,)),
+        ((1, "batch", 5), True, (5,)),
+        ((2, 1, "batch", 5), True, (2, 5)),
+        (("seq_len", 5), True, (5,)),
+        (("seq_len", "batch", 5), True, (5,)),
+        (("batch*seq_len", 5), True, (5,)),
+    ],
+)
+def test_axes_that_the_graph_lacks_are_supplied(shape, one_step, inner):
+    layout = Layout(shape, one_step=one_step)
+    batch = B if any("batch" in str(size) for size in shape) else 1
+    steps = T if any("seq_len" in str(size) for size in shape) and not one_step else 1
+    assert layout.has_time == (one_step or "seq_len" in shape)
+    assert layout.inner == inner
+    array = np.random.default_rng(0).standard_normal((batch, steps, *inner) if layout.has_time else (batch, *inner))
+    graph = layout.to_graph(array, steps)
+    sizes = {"batch": batch, "seq_len": steps, "batch*seq_len": batch * steps}
+    assert graph.shape == tuple(sizes.get(size, size) for size in shape)
+    np.testing.assert_array_equal(layout.batch_first(graph, batch, steps), array)
+    if one_step:
+        view = layout.step(graph, batch)
+        assert view.shape == (batch, *inner)
+        view[...] = 1
+        assert graph.all()
+
+
+def test_a_trace_of_a_graph_of_one_step_has_its_steps_behind_batch():
+    array = np.arange(B * T * 5).reshape(B, T, 5)
+    np.testing.assert_array_equal(Layout(("batch", 5), one_step=True).batch_first(array, B, T), array)
+    np.testing.assert_array_equal(Layout((1, "batch", 5), one_step=True).batch_first(array[None], B, T), array)
+    np.testing.assert_array_equal(Layout((5,), one_step=True).batch_first(array[0], 1, T), array[:1])
+    time_major = Layout(("seq_len", "batch", 5), one_step=True)
+    np.testing.assert_array_equal(time_major.batch_first(array.swapaxes(0, 1).copy(), B, T), array)
+
+
 def test_a_step_is_seen_without_its_time():
     for shape in [*PLACES, ("batch", 5), (5, "batch")]:
         layout = Layout(shape)

@@ -1,10 +1,13 @@
+import base64
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from tests.runtime.handmade import with_manifest
+from tests.runtime.test_trust import GELU, gelu
 
 from rnnx_runtime import __main__ as command
 
@@ -61,8 +64,54 @@ def test_an_artifact_without_text_says_so(run, golden):
     assert run(golden / "lstm.onnx", "--text", "hello") == (1, "", wanted)
 
 
+def test_a_device_tests_an_artifact(run, golden):
+    code, out, err = run(golden / "lstm.onnx", "--selftest")
+    assert (code, err) == (0, "")
+    assert re.match(r"(bit-exact|within tolerance): .*\n  golden trace of 1 row and 4 steps, on cpu, in ", out)
+    assert all(line.isascii() for line in out.split("\n"))
+
+
+def test_a_device_that_computes_something_else_is_told_so(run, golden, tmp_path):
+    def lie(said):
+        zeros = [dict(array) for array in said["golden"]["outputs"].values()]
+        for array in zeros:
+            array["data"] = base64.b64encode(bytes(len(base64.b64decode(array["data"])))).decode()
+        said["golden"]["outputs"] = dict(zip(said["golden"]["outputs"], zeros, strict=True))
+
+    (tmp_path / "wrong.onnx").write_bytes(with_manifest((golden / "lstm.onnx").read_bytes(), lie))
+    code, out, err = run(tmp_path / "wrong.onnx", "--selftest")
+    assert (code, err) == (1, "")
+    assert re.match(r"broken: off by \d\.\de-\d\d, 1e-04 is allowed; use another version of onnxruntime\n", out)
+
+
+def test_a_provider_is_chosen_for_an_answer_and_for_a_test(run, golden):
+    for what in (["--text", "hello"], ["--selftest"]):
+        assert run(golden / "char_rnn.onnx", *what, "--provider", "cpu")[0] == 0
+        code, out, err = run(golden / "char_rnn.onnx", *what, "--provider", "gpu")
+        assert (code, out) == (1, "")
+        assert err.startswith("Error: unknown provider 'gpu'; known are ")
+
+
+def test_operators_outside_the_list_must_be_trusted_here_too(run, tmp_path):
+    path = tmp_path / "gelu.onnx"
+    path.write_bytes(gelu(trusted=(GELU,)))
+    for what in (["--text", "hello"], ["--selftest"]):
+        code, out, err = run(path, *what)
+        assert (code, out) == (1, "")
+        assert err.startswith(f"Error: '{path}': this artifact holds operators outside the runtime's list, {GELU}, ")
+    assert run(path, "--selftest", "--trust")[1].startswith("broken: ")
+
+
 @pytest.mark.parametrize(
-    "arguments", [[], ["model.onnx"], ["--text", "hello"], ["model.onnx", "--text"], ["a", "b", "--text", "c"]]
+    "arguments",
+    [
+        [],
+        ["model.onnx"],
+        ["--text", "hello"],
+        ["model.onnx", "--text"],
+        ["a", "b", "--text", "c"],
+        ["a", "--text", "c", "--selftest"],
+    ],
 )
 def test_a_call_that_is_not_complete_shows_how_to_call(run, capsys, arguments):
     with pytest.raises(SystemExit, match="2"):

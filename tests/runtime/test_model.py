@@ -340,7 +340,7 @@ def test_what_is_no_state_is_refused(char_rnn, state):
         char_rnn.run([[0]], state)
 
 
-@pytest.mark.parametrize("batch", ["2", True, 2.0, None, [2], 2**62, 2**64, 1j])
+@pytest.mark.parametrize("batch", ["2", True, 2.0, [2], 2**62, 2**64, 1j])
 def test_a_batch_is_a_whole_number_in_range(model, batch):
     for ask in (model.stream, model.initial_state):
         with pytest.raises(InputError, match="^batch must be "):
