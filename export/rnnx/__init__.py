@@ -2,35 +2,69 @@
 
     import rnnx
     rnnx.export(net, (tokens,), "artifacts/model.onnx")
+    rnnx.verify("artifacts/model.onnx", net, (tokens,))
 
-`export` needs torch and is imported when it is first asked for; without torch this package still gives the `rnnx` command and,
+What needs torch or onnx is imported when it is first asked for; without them this package still gives the `rnnx` command and,
 through `rnnx_runtime`, everything that runs an artifact.
 """
 
 from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from rnnx._errors import ExportError, LiftError, ParityError
+from rnnx._errors import AdoptError, ExportError, LiftError, ParityError
 
 if TYPE_CHECKING:
+    from rnnx._adopt import adopt
+    from rnnx._adopted import Adopted
+    from rnnx._diff import Difference, diff
     from rnnx._export import export
     from rnnx._exported import Exported
+    from rnnx._lint import LintReport, lint
+    from rnnx._verify import Verification, verify
 
 __version__ = version("rnnx")
 
-__all__ = ["ExportError", "Exported", "LiftError", "ParityError", "export"]
+__all__ = [
+    "AdoptError",
+    "Adopted",
+    "Difference",
+    "ExportError",
+    "Exported",
+    "LiftError",
+    "LintReport",
+    "ParityError",
+    "Verification",
+    "adopt",
+    "diff",
+    "export",
+    "lint",
+    "verify",
+]
+
+_MODULES: Final = {
+    "Adopted": "_adopted",
+    "Difference": "_diff",
+    "Exported": "_exported",
+    "LintReport": "_lint",
+    "Verification": "_verify",
+    "adopt": "_adopt",
+    "diff": "_diff",
+    "export": "_export",
+    "lint": "_lint",
+    "verify": "_verify",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("Exported", "export"):
+    if name not in _MODULES:
         raise AttributeError(f"module 'rnnx' has no attribute {name!r}")
     try:
-        return getattr(import_module("rnnx._export"), name)
+        return getattr(import_module(f"rnnx.{_MODULES[name]}"), name)
     except ModuleNotFoundError as error:
         raise ExportError(missing_package(error)) from None
 
 
 def missing_package(error: ModuleNotFoundError) -> str:
     """What to install where a package of the extra `export` is missing."""
-    return f"exporting needs {error.name}, which is not installed: pip install 'rnnx[export]'"
+    return f"this needs {error.name}, which is not installed: pip install 'rnnx[export]'"

@@ -75,7 +75,7 @@ def make_manifest(lift: Lift, module: nn.Module, codec: Codec | None, sampling: 
         golden=_golden(lift),
         provenance=Provenance(
             module=type(module).__qualname__,
-            weights_sha256=_weights_digest(lift.sited.eager.module),
+            weights_sha256=weights_digest(lift.sited.eager.module),
             versions={package: version(package) for package in ("rnnx", "torch", "onnx", "onnxscript", "onnxruntime")},
         ),
     )
@@ -154,7 +154,7 @@ def _golden(lift: Lift) -> GoldenTrace:
     return GoldenTrace(inputs=arrays(given), states=arrays(states), outputs=arrays(outputs), next_states=arrays(following))
 
 
-def _weights_digest(module: nn.Module) -> str:
+def weights_digest(module: nn.Module) -> str:
     """SHA-256 over names, types, shapes and bytes of all weights."""
     digest = hashlib.sha256()
     for name, tensor in sorted((*module.named_parameters(), *module.named_buffers())):

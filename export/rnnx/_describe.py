@@ -33,15 +33,16 @@ class Description:
                 + (f" ({spec.found})" if spec.found else "")
                 for spec in manifest.states
             ],
-            "axes": ["batch and seq_len vary; every other size is the module's own, as the example has it"],
+            "axes": [_axes(manifest)],
             "steps": [_steps(manifest)],
-            "lowering": [manifest.lowering + (f": {manifest.lowering_because}" if manifest.lowering_because else "")],
+            "lowering": [_lowering(manifest)],
+            "trusted": [f"{', '.join(manifest.trusted)}: not in the runtime's list; load it with --trust"] if manifest.trusted else [],
             "codec": [_codec(manifest.codec)],
             "graph": [
                 f"{sum(self._operators.values())} nodes: "
                 + ", ".join(f"{count} {name}" if count > 1 else name for name, count in self._operators.items())
             ],
-            "parity": [_parity(manifest)],
+            "parity": _parity(manifest),
             "made by": [", ".join(f"{name} {version}" for name, version in manifest.provenance.versions.items())],
             "weights": [f"{manifest.provenance.module}, sha256 {manifest.provenance.weights_sha256}"],
             "file": [f"{self._size:,} bytes, sha256 {self._digest}"],
@@ -58,6 +59,21 @@ class Description:
             "manifest": msgspec.Raw(self._manifest.encode().encode()),
         }
         return msgspec.json.format(msgspec.json.encode(found)).decode()
+
+
+def _axes(manifest: Manifest) -> str:
+    whose = "the file's" if manifest.lowering == "adopted" else "the module's own, as the example has it"
+    if manifest.fixed_batch is None and not manifest.one_step:
+        return f"batch and seq_len vary; every other size is {whose}"
+    batch = "batch varies" if manifest.fixed_batch is None else f"batch is {manifest.fixed_batch}"
+    steps = "seq_len is 1: a call takes one step" if manifest.one_step else "seq_len varies"
+    return f"{batch}, {steps}; every other size is {whose}"
+
+
+def _lowering(manifest: Manifest) -> str:
+    if manifest.lowering == "adopted":
+        return f"adopted from a file with sha256 {manifest.provenance.source_sha256}; {manifest.lowering_because}"
+    return manifest.lowering + (f": {manifest.lowering_because}" if manifest.lowering_because else "")
 
 
 def _steps(manifest: Manifest) -> str:
@@ -95,11 +111,23 @@ def _numbers(numbers: tuple[float, ...]) -> str:
     return ", ".join(f"{number:g}" for number in numbers[:4]) + (", …" if len(numbers) > 4 else "")
 
 
-def _parity(manifest: Manifest) -> str:
+def _parity(manifest: Manifest) -> list[str]:
     parity = manifest.parity
     if parity is None:
-        return "not proven"
-    return (
+        return ["no module was compared, only the file" if manifest.lowering == "adopted" else "not proven"]
+    found = (
         f"{parity.cases} comparisons with eager PyTorch; largest difference: outputs {parity.outputs:.1e}, "
         f"states {parity.states:.1e}, chunks and steps {parity.stepping:.1e}"
     )
+    lines = [found if parity.passed else f"NOT proven, it differs from the module: {found}"]
+    if parity.second_opinion is not None:
+        lines.append(f"a second opinion, onnx's reference evaluator: {parity.second_opinion:.1e}")
+    run = parity.trajectory
+    if run is not None:
+        source = "float64" if run.reference == "float64" else "eager PyTorch"
+        beside = "eager PyTorch" if run.reference == "float64" else "eager PyTorch from a nudged state"
+        lines.append(
+            f"after {run.steps} steps {run.error:.1e} from {source}, {beside} {run.eager:.1e}; "
+            + ("no divergence" if run.horizon is None else f"another run from step {run.horizon} on")
+        )
+    return lines

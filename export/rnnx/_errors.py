@@ -1,13 +1,23 @@
 """Everything the exporter raises on purpose, beside the errors of the runtime.
 
 RnnxError (rnnx_runtime)
+├── AdoptError        ValueError     somebody else's file cannot be adopted
 └── ExportError       RuntimeError   the module cannot be exported
 ├── LiftError                    its state or its axes cannot be made explicit
 │   └── NothingFoundError        one reading of it sees no state
 └── ParityError                  the exported model does not compute what the eager module computes
 """
 
+from typing import TYPE_CHECKING
+
 from rnnx_runtime import RnnxError
+
+if TYPE_CHECKING:
+    from rnnx._report import ParityReport
+
+
+class AdoptError(RnnxError, ValueError):
+    """Somebody else's file cannot be adopted."""
 
 
 class ExportError(RnnxError, RuntimeError):
@@ -23,4 +33,15 @@ class NothingFoundError(LiftError):
 
 
 class ParityError(ExportError):
-    """The exported model does not compute what the eager module computes. The message holds the table of differences."""
+    """The exported model does not compute what the eager module computes. The message holds the table of differences.
+
+    Attributes:
+        report: all comparisons.
+    """
+
+    def __init__(self, message: str, report: "ParityReport") -> None:
+        super().__init__(message)
+        self.report = report
+
+    def __reduce__(self) -> tuple[type["ParityError"], tuple[str, "ParityReport"]]:
+        return type(self), (str(self), self.report)

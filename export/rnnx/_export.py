@@ -18,10 +18,11 @@ from rnnx._errors import ExportError, ParityError
 from rnnx._exported import Exported
 from rnnx._lift import Lift
 from rnnx._lower import OPSETS, lower, lower_initial
-from rnnx._parity import prove, prove_torchscript
+from rnnx._parity import Progress, Proof, prove, prove_torchscript
 from rnnx._quiet import quiet
 from rnnx._readings import lift as find_lift
 from rnnx._report import ParityReport
+from rnnx._threads import one_thread
 from rnnx_runtime import ArtifactError, Model, load
 from rnnx_runtime.artifact import (
     INITIAL_KEY,
@@ -30,6 +31,7 @@ from rnnx_runtime.artifact import (
     Manifest,
     Sampling,
     check_writable,
+    golden_sha256,
     open_artifact,
     seal,
     write_atomic,
@@ -47,6 +49,9 @@ def export(
     states: Mapping[str, str] | None = None,
     axes: Mapping[str, str] | None = None,
     opset: int = 18,
+    proof: Proof = "full",
+    allow_mismatch: bool = False,
+    progress: Progress | None = None,
 ) -> Exported:
     """Export a recurrent module, unmodified, to a sealed ONNX artifact, and to TorchScript beside it.
 
@@ -66,8 +71,11 @@ def export(
         states: which arguments are states, and which outputs hand the next ones back, `{"h": "output.1"}`, where that cannot be
             found; outputs are called "output", or after their position, key or field, "output.1", "output.hidden".
         axes: which axis is batch and which time, a letter each, where that cannot be found: `{"x": "TBF"}`.
-
         opset: of ONNX, 18 to 23; 18 is what ONNX Runtime since 1.20, its web build and OpenVINO read.
+        proof: how much is compared. "full" takes seconds for a small module and follows it for 10 000 steps, "thorough" for a
+            million; "quick" follows none, for the inner loop.
+        allow_mismatch: write the artifact even where it differs from the module; its manifest says that it is not proven.
+        progress: is called with the check at work, and the share of all that is done.
 
     Raises:
         LiftError: the module's state or axes cannot be made explicit.
@@ -81,7 +89,7 @@ def export(
         raise ExportError(f"opset must be from {OPSETS[0]} to {OPSETS[-1]}, got {opset}")
     title = name or type(module).__name__
     replaced = _other_model(target, title)
-    with quiet():
+    with quiet(), one_thread():
         lift = find_lift(module, example, states, axes)
         if codec is not None:
             check_codec(lift, codec)
@@ -89,15 +97,21 @@ def export(
         initial = lower_initial(lift, opset) if lift.conditions else None
         script, refused = _try_torchscript(lift)
         manifest = make_manifest(lift, module, codec, sampling, title)
-        report = prove(lift, _load(_sealed(model, initial, manifest)))
-        if not report.passed:
-            raise ParityError(f"the exported model differs from {lift.name}; nothing was written\n{report.table()}")
+        data = _sealed(model, initial, manifest)
+        report = prove(lift, _load(data), data, proof, progress)
+        if not report.passed and not allow_mismatch:
+            raise ParityError(f"the exported model differs from {lift.name}; nothing was written\n{report.table()}", report)
         if script is not None:
-            with_script, refused = _prove_script(lift, script, manifest)
+            with_script, refused = _prove_script(lift, script, manifest, proof)
             script, report = (script, report.also(with_script)) if with_script is not None else (None, report)
-        manifest = msgspec.structs.replace(manifest, parity=report.summary())
+        golden = msgspec.structs.replace(manifest.golden, sha256=golden_sha256(_load(data)))
+        manifest = msgspec.structs.replace(manifest, parity=report.summary(), golden=golden)
         data = _sealed(model, initial, manifest)
         proven = _load(data)
+        if golden_sha256(proven) != golden.sha256:
+            raise ExportError(
+                f"two runs of the exported {lift.name} differ; nothing was written: an artifact must compute one thing"
+            )
         archive = None if script is None else _torchscript.serialise(script, manifest)
     script_path, report_path = _beside(target)
     if archive is not None:
@@ -170,10 +184,13 @@ def _try_torchscript(lift: Lift) -> tuple[torch.jit.ScriptModule | None, str | N
         return None, str(error)
 
 
-def _prove_script(lift: Lift, script: torch.jit.ScriptModule, manifest: Manifest) -> tuple[ParityReport | None, str | None]:
+def _prove_script(
+    lift: Lift, script: torch.jit.ScriptModule, manifest: Manifest, proof: Proof
+) -> tuple[ParityReport | None, str | None]:
     """The report on what a reader of the file gets; None, and why, where it differs or torch cannot read it."""
     try:
-        report = prove_torchscript(lift, _torchscript.deserialise(_torchscript.serialise(script, manifest)))
+        read = _torchscript.deserialise(_torchscript.serialise(script, manifest))
+        report = prove_torchscript(lift, read, manifest.precision, proof)
     except Exception as error:
         return None, f"the TorchScript of {lift.name} does not run: {first_line(error)}"
     return (report, None) if report.passed else (None, f"the TorchScript of {lift.name} differs from it\n{report.table()}")

@@ -1,6 +1,6 @@
 """What an export made, and what it found on the way."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rnnx._describe import Description
@@ -33,9 +33,10 @@ class Exported:
 
     def __str__(self) -> str:
         """What was found and made, line by line."""
-        title = (
-            f"{self.path}: {self.manifest.name}, proven equal to eager PyTorch in {self.parity.summary().cases} comparisons"
+        proven = (
+            f"proven equal to eager PyTorch in {len(self.parity.cases)} comparisons" if self.parity.passed else "NOT proven"
         )
+        title = f"{self.path}: {self.manifest.name}, {proven}"
         lines = Description(self.manifest, self.operators, self.size, self.digest).lines()
         beside = [str(self.parity_path)] if self.torchscript is None else [str(self.torchscript), str(self.parity_path)]
         return "\n".join([title, *lines, f"  {'also':<11}{', '.join(beside)}"])
@@ -47,9 +48,6 @@ class Exported:
             "replaced": self.replaced,
             "torchscript": None if self.torchscript is None else str(self.torchscript),
             "torchscript_refused": self.torchscript_refused,
-            "parity": [
-                {"check": check, "cases": cases, "failed": failed, "outputs": outputs, "states": states}
-                for check, cases, failed, outputs, states in self.parity.rows()
-            ],
+            "parity": [asdict(row) for row in self.parity.rows()],
         }
         return Description(self.manifest, self.operators, self.size, self.digest).to_json(beside)

@@ -10,7 +10,6 @@ State passes through sites (`_sites.py`). Each site is made to take its state fr
 tested, not assumed. The caller's module is never changed. Which sites a module has is read by `_readings.py`.
 """
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, Literal
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from rnnx._axes import Axes, Trial, axes_of, batch_first, far_apart, find_axes, find_output_shapes, has_time
 from rnnx._checks import changed_arguments
-from rnnx._eager import Run, first_line, frozen_copy
+from rnnx._eager import Run, first_line
 from rnnx._errors import LiftError
 from rnnx._find_sites import Reading
 from rnnx._one_step import has_no_operator
@@ -112,18 +111,6 @@ class Lift:
         run = self.sited.run(self._completed(inputs), list(states.values()))
         following = zip(states, run.following, strict=True)
         return {name: run.outputs[name] for name in self.outputs}, dict(following)
-
-    def run_exact(self, inputs: Mapping[str, Tensor], states: Mapping[str, Tensor]) -> Tensors | None:
-        """The next states in float64; None where the module cannot run in it."""
-        exact = copy.copy(self.sited)
-        exact.eager = copy.copy(self.sited.eager)
-        exact.eager.module = frozen_copy(self.sited.eager.module).double()
-        doubled = {name: t.double() if t.is_floating_point() else t for name, t in self._completed(inputs).items()}
-        try:
-            run = exact.run(doubled, [state.double() for state in states.values()])
-        except RuntimeError:
-            return None
-        return dict(zip(states, run.following, strict=True))
 
     def run_untouched(self, inputs: Mapping[str, Tensor]) -> Tensors:
         """The eager module's outputs as its own `forward` starts it, without a hand on its state."""

@@ -1,13 +1,16 @@
-"""How far a training is: a bar on a terminal, plain lines in a pipe. Always on standard error."""
+"""How far a training or a proof is: a bar on a terminal, plain lines in a pipe. Always on standard error."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
+
+_SECONDS: Final = 10.0  # between two lines in a pipe
 
 if TYPE_CHECKING:
     from rnnx_models._recipe import Recipe
@@ -38,3 +41,33 @@ def training_progress(recipe: "Recipe[Any]") -> Iterator[Callable[["TrainingProg
             progress.update(task, completed=here.done, description=epoch, figures=short_figures(recipe, here))
 
         yield advance
+
+
+@contextmanager
+def proof_progress() -> Iterator[Callable[[str, float], None]]:
+    """A function to call with the check at work, and the share of all that is done."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _line_now_and_then()
+        return
+    columns = (
+        TextColumn("{task.description}", table_column=Column(width=18)),
+        BarColumn(bar_width=None, table_column=Column(min_width=4)),
+        TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+        TextColumn("left"),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("looking for state", total=1.0)
+        yield lambda check, done: progress.update(task, completed=done, description=check)
+
+
+def _line_now_and_then() -> Callable[[str, float], None]:
+    last = time.monotonic()
+
+    def tell(check: str, done: float) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _SECONDS:
+            last = time.monotonic()
+            click.echo(f"proof: {100 * done:.0f} %, {check}", err=True)
+
+    return tell

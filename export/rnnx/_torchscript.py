@@ -5,12 +5,14 @@ the same. Our runtime never loads it.
 """
 
 import io
+import os
 import zipfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
@@ -74,6 +76,30 @@ def deserialise(data: bytes) -> torch.jit.ScriptModule:
     with quiet():
         script: torch.jit.ScriptModule = torch.jit.load(io.BytesIO(data))  # type: ignore[no-untyped-call]
     return script
+
+
+def read(path: str | os.PathLike[str], manifest: Manifest) -> torch.jit.ScriptModule:
+    """The TorchScript that was written beside an artifact.
+
+    Raises:
+        ExportError: it is no TorchScript of rnnx, or that of another artifact.
+    """
+    if not is_ours(Path(path)):
+        raise ExportError(f"{os.fspath(path)} is no TorchScript written by `rnnx export`; give the .pt beside the artifact")
+    data = Path(path).read_bytes()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        name = next(name for name in archive.namelist() if name.endswith(f"/extra/{MANIFEST_KEY}"))
+        said = archive.read(name)
+    try:
+        same = msgspec.json.decode(said, type=Manifest) == manifest
+    except msgspec.DecodeError:
+        same = False
+    if not same:
+        raise ExportError(f"{os.fspath(path)} was written beside another artifact; export the model again")
+    try:
+        return deserialise(data)
+    except Exception as error:
+        raise ExportError(f"{os.fspath(path)}: torch {torch.__version__} cannot read it: {first_line(error)}") from error
 
 
 def is_ours(path: Path) -> bool:

@@ -1,0 +1,149 @@
+"""An artifact against itself, where its module is not at hand: whole, chunks and steps; and onnx's own evaluator on its golden trace.
+
+No torch here. What the artifact should compute is known from the golden trace only; that stepping equals the whole sequence can be
+shown all the same.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rnnx._cases import Case
+from rnnx._compare import Arrays, compare
+from rnnx._report import ParityReport
+from rnnx._tolerances import Tolerance, tolerance_of
+from rnnx_runtime import Model, State
+from rnnx_runtime.artifact import Input, golden_start
+
+_BATCHES: Final = (1, 2, 5)
+_STEPS: Final = 24
+_CUTS: Final = (0, 1, 4, 5, 13, _STEPS)
+
+
+def prove_alone(model: Model, data: bytes) -> ParityReport:
+    """Compare an artifact with itself, run in other ways.
+
+    Args:
+        model: the artifact on the execution provider that is to be proven.
+        data: its bytes, for the second opinion.
+    """
+    tolerance = tolerance_of(model.manifest.precision, on_cpu=set(model.placement.granted) <= {"cpu"})
+    start = golden_start(model)
+    cases, unable = [], "the golden trace holds no step"
+    if start is not None:
+        cases = list(_stepping(model, *start, tolerance)) if model.manifest.streamable else []
+        judged = _second_opinion(model, data, tolerance)
+        cases, unable = (cases, judged) if isinstance(judged, str) else ([*cases, judged], "")
+    return ParityReport(tuple(cases), "quick", tolerance, model.placement.granted, None, unable)
+
+
+def _stepping(model: Model, chunk: Arrays, state: State, tolerance: Tolerance) -> Iterator[Case]:
+    """A random sequence whole, and in chunks and steps through a stream."""
+    manifest, generator = model.manifest, np.random.default_rng(0)
+    every = tuple(range(_STEPS + 1))
+    for batch in _BATCHES if manifest.fixed_batch is None else (manifest.fixed_batch,):
+        inputs = {
+            spec.name: _sampled(spec, chunk[spec.name], _timed(model, spec), batch, generator) for spec in manifest.inputs
+        }
+        begin = _repeated(model, state, batch)
+        bounds = (0, _STEPS) if manifest.chunks_matter_because is None else every
+        expected = _in_calls(model, inputs, begin, bounds)
+        for check, cuts in (("chunks", _CUTS), ("steps", every)):
+            if check == "chunks" and manifest.chunks_matter_because is not None:
+                continue
+            found = _streamed(model, inputs, begin, cuts)
+            outputs, close = compare(found[0], expected[0], tolerance)
+            states, states_close = compare(found[1], expected[1], tolerance)
+            yield Case(check, "onnx", batch, _STEPS, "golden", outputs, states, close and states_close)
+
+
+def _second_opinion(model: Model, data: bytes, tolerance: Tolerance) -> Case | str:
+    """The golden trace in onnx's own evaluator; or why that cannot be had."""
+    try:
+        from rnnx._second_opinion import SecondOpinion, Unable
+    except ModuleNotFoundError as error:
+        return f"{error.name} is not installed"
+    golden, manifest = model.manifest.golden, model.manifest
+    feeds = {name: array.numpy() for name, array in golden.inputs.items()}
+    feeds |= {spec.input: golden.states[spec.name].numpy() for spec in manifest.states}
+    found = SecondOpinion(manifest, data).run(feeds)
+    if isinstance(found, Unable):
+        return found.because
+    outputs, close = compare(found, {name: array.numpy() for name, array in golden.outputs.items()}, tolerance)
+    ended = {spec.name: found[spec.output] for spec in manifest.states}
+    states, states_close = compare(ended, {n: array.numpy() for n, array in golden.next_states.items()}, tolerance)
+    start = golden_start(model)
+    assert start is not None
+    return Case(
+        "reference", "onnx", start[1].batch, _steps_of(model, start[0]), "golden", outputs, states, close and states_close
+    )
+
+
+def _timed(model: Model, spec: Input) -> bool:
+    return model.manifest.one_step or any("seq_len" in str(size) for size in spec.shape)
+
+
+def _steps_of(model: Model, chunk: Arrays) -> int:
+    return next((chunk[s.name].shape[1] for s in model.manifest.inputs if _timed(model, s)), 1)
+
+
+def _sampled(spec: Input, golden: NDArray[Any], timed: bool, batch: int, generator: np.random.Generator) -> NDArray[Any]:
+    """Values like those of the golden trace: tokens of the vocabulary, floats of its mean and spread, else some of its own."""
+    shape = (batch, _STEPS, *golden.shape[2:]) if timed else (batch, *golden.shape[1:])
+    if spec.vocabulary_size is not None:
+        return generator.integers(spec.vocabulary_size, size=shape, dtype=golden.dtype)
+    if golden.dtype.kind == "f":
+        return generator.normal(golden.mean(), golden.std() or 1.0, shape).astype(golden.dtype)
+    return generator.choice(golden.ravel(), shape)
+
+
+def _repeated(model: Model, state: State, batch: int) -> State:
+    """The golden trace's first state, its rows repeated."""
+    if model.manifest.fixed_batch is not None:
+        return state
+    rows = np.arange(batch) % state.batch
+    axes = {spec.name: spec.batch_axis for spec in model.manifest.states}
+    return model.make_state({name: np.take(array, rows, axis=axes[name]) for name, array in state.items()})
+
+
+def _in_calls(model: Model, inputs: Arrays, state: State, bounds: tuple[int, ...]) -> tuple[Arrays, Arrays]:
+    parts = []
+    for first, last in itertools.pairwise(bounds):
+        answer, state = model.run(_cut(model, inputs, first, last), state)
+        parts.append(_named(model, answer))
+    return _joined(model, parts), dict(state)
+
+
+def _streamed(model: Model, inputs: Arrays, state: State, bounds: tuple[int, ...]) -> tuple[Arrays, Arrays]:
+    stream, parts = model.stream(state=state), []
+    single = len(bounds) == _STEPS + 1
+    for first, last in itertools.pairwise(bounds):
+        part = _cut(model, inputs, first, last)
+        if single:
+            x = {s.name: part[s.name][:, 0] if _timed(model, s) else part[s.name] for s in model.manifest.inputs}
+            answer = _named(model, stream.step(x))
+            parts.append({name: a[:, None] if name in _timed_outputs(model) else a for name, a in answer.items()})
+        else:
+            parts.append(_named(model, stream.feed(part)))
+    return _joined(model, parts), dict(stream.state)
+
+
+def _cut(model: Model, inputs: Arrays, first: int, last: int) -> dict[str, NDArray[Any]]:
+    return {s.name: inputs[s.name][:, first:last] if _timed(model, s) else inputs[s.name] for s in model.manifest.inputs}
+
+
+def _named(model: Model, answer: Any) -> dict[str, NDArray[Any]]:
+    return answer if isinstance(answer, dict) else {model.manifest.outputs[0].name: answer}
+
+
+def _timed_outputs(model: Model) -> set[str]:
+    manifest = model.manifest
+    return {s.name for s in manifest.outputs if manifest.one_step or any("seq_len" in str(size) for size in s.shape)}
+
+
+def _joined(model: Model, parts: list[dict[str, NDArray[Any]]]) -> Mapping[str, NDArray[Any]]:
+    timed = _timed_outputs(model)
+    return {n: np.concatenate([p[n] for p in parts], axis=1) if n in timed else parts[-1][n] for n in parts[0]}

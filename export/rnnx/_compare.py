@@ -1,0 +1,51 @@
+"""How far apart two answers are."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rnnx._tolerances import Tolerance
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def compare(found: Arrays, expected: Arrays, tolerance: Tolerance) -> tuple[dict[str, float], bool]:
+    """The largest absolute difference of each tensor, and whether all values agree over a sequence.
+
+    Floats agree on the scale of their tensor, everything else exactly. A value that is not finite must be the same in both.
+    """
+    largest, close = {}, True
+    for name, want in expected.items():
+        apart = difference(found[name], want)
+        largest[name] = float(apart.max(initial=0.0))
+        if want.dtype.kind == "f" and math.isfinite(largest[name]):
+            size = np.abs(np.where(np.isfinite(want), want, 0))
+            scale = min(1.0, float(size.max(initial=0.0)))
+            close = close and bool((apart <= tolerance.absolute * scale + tolerance.relative * size).all())
+        else:
+            close = close and not apart.any()
+    return largest, close
+
+
+def relative(found: Arrays, expected: Arrays) -> float:
+    """The largest difference of all, relative above 1: a cell state is not bounded."""
+    apart = (difference(found[name], want) / np.maximum(1, np.abs(np.nan_to_num(want))) for name, want in expected.items())
+    return max((float(one.max(initial=0.0)) for one in apart), default=0.0)
+
+
+def difference(have: NDArray[Any], want: NDArray[Any]) -> NDArray[np.float64]:
+    """How far apart each value is; infinity where only one of both is finite, or where types or shapes differ."""
+    if have.shape != want.shape or have.dtype != want.dtype:
+        return np.full(1, math.inf)
+    if want.dtype.kind != "f":
+        return np.asarray(have != want, np.float64)
+    same = (have == want) | (np.isnan(have) & np.isnan(want))
+    with np.errstate(invalid="ignore"):
+        apart = np.empty(want.shape)
+        np.abs(np.subtract(have, want, dtype=np.float64), out=apart)
+    apart[same] = 0.0
+    apart[np.isnan(apart)] = math.inf
+    return apart

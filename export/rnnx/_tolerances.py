@@ -1,0 +1,51 @@
+"""How far an exported model may be from the eager module: stated per precision, and per place where it runs.
+
+Measured floors, of right exports: 2.6e-7 for one step in float32, 2.4e-7 for short sequences. What grows with time is not bounded
+by a number but by what the eager module's own rounding makes of it, see `_trajectory.py`.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+Precision = Literal["float32", "float64", "reduced"]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The largest differences that are allowed.
+
+    Attributes:
+        one_step: after one step from a given state, relative above 1; states.
+        absolute: over a sequence, on the scale of each tensor up to 1; outputs and states.
+        relative: over a sequence, beside `absolute`.
+        envelope: over thousands of steps, in multiples of the eager module's own distance from float64.
+        floor: of that distance: below it, rounding is not counted.
+        agreement: the least share of steps at which the most likely symbol is the same.
+        bits: of the mean surprise per symbol.
+        rmse: root of the mean squared difference of real values, in multiples of their spread.
+    """
+
+    one_step: float
+    absolute: float
+    relative: float
+    envelope: float
+    floor: float
+    agreement: float
+    bits: float
+    rmse: float
+
+
+_FLOAT32: Final = Tolerance(2e-6, 1e-5, 1e-4, 10, 1e-6, 0.999, 1e-4, 1e-4)
+TOLERANCES: Final[dict[Precision, Tolerance]] = {
+    "float32": _FLOAT32,
+    "float64": Tolerance(1e-13, 1e-9, 3e-8, 10, 1e-12, 0.9999, 1e-9, 1e-9),
+    # float32 that a provider was asked to compute with fewer bits: float16, bfloat16, TF32.
+    "reduced": Tolerance(2e-3, 2e-2, 2e-2, 100, 2e-3, 0.98, 5e-2, 5e-2),
+}
+_ELSEWHERE: Final = 5.0  # times `one_step`: other providers' kernels add up in another order
+
+
+def tolerance_of(precision: Precision, *, on_cpu: bool) -> Tolerance:
+    """The tolerance of a precision, on ONNX Runtime's own CPU kernels or on another provider's."""
+    stated = TOLERANCES[precision]
+    return stated if on_cpu else replace(stated, one_step=stated.one_step * _ELSEWHERE)

@@ -1,0 +1,174 @@
+"""`rnnx.verify`: the proof again, later, elsewhere, with other versions; against the module, or where that is gone, against itself."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from rnnx._alone import prove_alone
+from rnnx._errors import ExportError
+from rnnx._report import ParityReport, versions
+from rnnx_runtime import SelfTest, load
+from rnnx_runtime.artifact import Manifest, open_artifact
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rnnx._lift import Lift
+    from rnnx._parity import Progress, Proof
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a verification found.
+
+    Attributes:
+        path: of the artifact.
+        module: the class of the eager module that it was compared with; None where it was compared with itself only.
+        same_weights: whether that module has the weights that were exported; None where there is none.
+        selftest: the golden trace, on this machine and provider.
+        parity: all comparisons.
+    """
+
+    path: str
+    digest: str
+    manifest: Manifest
+    module: str | None
+    same_weights: bool | None
+    selftest: SelfTest
+    parity: ParityReport
+
+    @property
+    def passed(self) -> bool:
+        return self.selftest.passed and self.parity.passed
+
+    def __str__(self) -> str:
+        """What was compared and found, line by line."""
+        known = "the golden trace and itself only" if self.module is None else f"eager {self.module}"
+        verdict = "holds" if self.passed else "does NOT hold"
+        now, made = versions(), self.manifest.provenance.versions
+        other = ", ".join(f"{name} {made[name]} → {now[name]}" for name in made if name in now and made[name] != now[name])
+        weights = {True: "those that were exported", False: "NOT those that were exported: another checkpoint, or trained on"}
+        facts = {
+            "golden": str(self.selftest).split("\n", 1)[0],
+            "weights": "" if self.same_weights is None else weights[self.same_weights],
+            "proof": self.parity.proof if self.module is not None else "",
+            "versions": f"other than it was made with: {other}" if other else "those that it was made with",
+            "ran on": ", ".join(self.parity.providers),
+        }
+        lines = [f"{self.path}: {self.manifest.name} {verdict}, compared with {known}"]
+        lines += [f"  {label:<11}{text}" for label, text in facts.items() if text]
+        return "\n".join([*lines, self.parity.table()])
+
+    def to_json(self) -> str:
+        """The same for machines."""
+        found = {
+            "path": self.path,
+            "sha256": self.digest,
+            "name": self.manifest.name,
+            "passed": self.passed,
+            "compared_with": self.module,
+            "same_weights": self.same_weights,
+            "golden": {
+                "verdict": self.selftest.verdict,
+                "largest": self.selftest.largest,
+                "tolerance": self.selftest.tolerance,
+            },
+            "made_with": self.manifest.provenance.versions,
+            "parity": msgspec.Raw(self.parity.to_json()),
+        }
+        return msgspec.json.format(msgspec.json.encode(found)).decode()
+
+
+def verify(
+    source: str | os.PathLike[str],
+    module: "nn.Module | None" = None,
+    example: Any = None,
+    *,
+    states: Mapping[str, str] | None = None,
+    axes: Mapping[str, str] | None = None,
+    providers: str | Sequence[str] = "cpu",
+    trust: bool = False,
+    proof: "Proof" = "full",
+    torchscript: str | os.PathLike[str] | None = None,
+    progress: "Progress | None" = None,
+) -> Verification:
+    """Prove an artifact again: with its golden trace, and with the module that it was exported from.
+
+    Without a module nothing but the golden trace says what is right; beside it the artifact's chunks and steps are compared with
+    its own whole sequences, and with onnx's reference evaluator. That needs no torch.
+
+    Args:
+        source: the artifact's path.
+        module, example, states, axes: as they were exported.
+        providers: to run the artifact on, as `rnnx_runtime.load` takes them.
+        trust: as `rnnx_runtime.load` takes it.
+        proof, progress: as `rnnx.export` takes them.
+        torchscript: the file that was exported beside it, to be compared with the module too. Loading it runs the code in it.
+
+    Raises:
+        ArtifactError: it is no whole artifact.
+        LiftError, ExportError: the module cannot be compared with it: it has other inputs, outputs or states.
+        ProviderError: the provider is not here.
+    """
+    opened = open_artifact(source, trust=trust)
+    with load(opened.data, providers=providers, trust=trust) as model:
+        tested = model.selftest()
+        if module is None:
+            report, lift = prove_alone(model, opened.data), None
+        else:
+            from rnnx._parity import prove
+            from rnnx._quiet import quiet
+            from rnnx._readings import lift as find_lift
+            from rnnx._threads import one_thread
+
+            with quiet(), one_thread():
+                lift = find_lift(getattr(module, "_orig_mod", module), example, states, axes)
+                _check_contract(lift, opened.manifest)
+                report = prove(lift, model, opened.data, proof, progress)
+                if torchscript is not None:
+                    report = report.also(_prove_torchscript(lift, torchscript, opened.manifest, proof))
+    return Verification(
+        os.fspath(source),
+        opened.digest,
+        opened.manifest,
+        None if lift is None else lift.name,
+        None if lift is None else _has_same_weights(lift, opened.manifest),
+        tested,
+        report,
+    )
+
+
+def _check_contract(lift: "Lift", manifest: Manifest) -> None:
+    """Refuse a module whose inputs, outputs or states are others than the artifact's: values can't be compared then."""
+    sides = (
+        ("inputs", {s.name: s.shape for s in lift.inputs}, {s.name: s.shape for s in manifest.inputs}),
+        ("conditions", {s.name: s.shape for s in lift.conditions}, {s.name: s.shape for s in manifest.conditions}),
+        ("outputs", lift.outputs, {s.name: s.shape for s in manifest.outputs}),
+        ("states", {s.name: s.shape for s in lift.states}, {s.name: s.shape for s in manifest.states}),
+    )
+    for what, mine, its in sides:
+        if dict(mine) != its:
+            raise ExportError(
+                f"{lift.name} is not what the artifact was exported from: its {what} are {_shapes(mine)}, the artifact's {_shapes(its)}; "
+                "give the module, sizes and example that were exported"
+            )
+
+
+def _shapes(named: Mapping[str, tuple[int | str, ...]]) -> str:
+    return ", ".join(f"{name} [{', '.join(map(str, shape))}]" for name, shape in named.items()) or "none"
+
+
+def _has_same_weights(lift: "Lift", manifest: Manifest) -> bool:
+    from rnnx._contract import weights_digest
+
+    return weights_digest(lift.sited.eager.module) == manifest.provenance.weights_sha256
+
+
+def _prove_torchscript(lift: "Lift", path: str | os.PathLike[str], manifest: Manifest, proof: "Proof") -> ParityReport:
+    from rnnx._parity import prove_torchscript
+    from rnnx._torchscript import read
+
+    return prove_torchscript(lift, read(path, manifest), manifest.precision, proof)
