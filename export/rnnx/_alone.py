@@ -55,9 +55,9 @@ def _stepping(model: Model, chunk: Arrays, state: State, tolerance: Tolerance) -
             if check == "chunks" and manifest.chunks_matter_because is not None:
                 continue
             found = _streamed(model, inputs, begin, cuts)
-            outputs, close = compare(found[0], expected[0], tolerance)
-            states, states_close = compare(found[1], expected[1], tolerance)
-            yield Case(check, "onnx", batch, _STEPS, "golden", outputs, states, close and states_close)
+            outputs, wrong = compare(found[0], expected[0], tolerance)
+            states, wrong_states = compare(found[1], expected[1], tolerance)
+            yield Case(check, "onnx", batch, _STEPS, "golden", outputs, states, not wrong + wrong_states)
 
 
 def _second_opinion(model: Model, data: bytes, tolerance: Tolerance) -> Case | str:
@@ -72,13 +72,13 @@ def _second_opinion(model: Model, data: bytes, tolerance: Tolerance) -> Case | s
     found = SecondOpinion(manifest, data).run(feeds)
     if isinstance(found, Unable):
         return found.because
-    outputs, close = compare(found, {name: array.numpy() for name, array in golden.outputs.items()}, tolerance)
+    outputs, wrong = compare(found, {name: array.numpy() for name, array in golden.outputs.items()}, tolerance)
     ended = {spec.name: found[spec.output] for spec in manifest.states}
-    states, states_close = compare(ended, {n: array.numpy() for n, array in golden.next_states.items()}, tolerance)
+    states, wrong_states = compare(ended, {n: array.numpy() for n, array in golden.next_states.items()}, tolerance)
     start = golden_start(model)
     assert start is not None
     return Case(
-        "reference", "onnx", start[1].batch, _steps_of(model, start[0]), "golden", outputs, states, close and states_close
+        "reference", "onnx", start[1].batch, _steps_of(model, start[0]), "golden", outputs, states, not wrong + wrong_states
     )
 
 

@@ -71,7 +71,7 @@ def infer(
     model = load(artifact, providers=providers or "cpu", trust=trust)
     check_output(output, text=values is None, arrays=len(model.manifest.outputs))
     if values is not None:
-        write_values(model.manifest.outputs, model.infer(read_values(model.manifest.inputs, values)), output)
+        write_values(model.manifest, model.infer(read_values(model.manifest.inputs, values)), output)
         return
     if text is not None:
         _refuse_conditions(model)

@@ -12,22 +12,24 @@ from rnnx._tolerances import Tolerance
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def compare(found: Arrays, expected: Arrays, tolerance: Tolerance) -> tuple[dict[str, float], bool]:
-    """The largest absolute difference of each tensor, and whether all values agree over a sequence.
+def compare(found: Arrays, expected: Arrays, tolerance: Tolerance) -> tuple[dict[str, float], list[str]]:
+    """The largest absolute difference of each tensor, and the tensors that do not agree over a sequence.
 
     Floats agree on the scale of their tensor, everything else exactly. A value that is not finite must be the same in both.
     """
-    largest, close = {}, True
+    largest: dict[str, float] = {}
+    wrong = []
     for name, want in expected.items():
         apart = difference(found[name], want)
         largest[name] = float(apart.max(initial=0.0))
         if want.dtype.kind == "f" and math.isfinite(largest[name]):
             size = np.abs(np.where(np.isfinite(want), want, 0))
             scale = min(1.0, float(size.max(initial=0.0)))
-            close = close and bool((apart <= tolerance.absolute * scale + tolerance.relative * size).all())
+            close = bool((apart <= tolerance.absolute * scale + tolerance.relative * size).all())
         else:
-            close = close and not apart.any()
-    return largest, close
+            close = not apart.any()
+        wrong += [] if close else [name]
+    return largest, wrong
 
 
 def relative(found: Arrays, expected: Arrays) -> float:

@@ -159,7 +159,7 @@ def _other_model(target: Path, title: str) -> str | None:
     if not target.exists():
         return None
     try:
-        name = open_artifact(target).manifest.name
+        name = open_artifact(target, trust=True).manifest.name
     except ArtifactError:
         return "something that is no artifact"
     return None if name == title else name

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from torch.utils import _pytree as pytree
 from rnnx._attributes import own_values
 from rnnx._eager import frozen_copy
 from rnnx._lift import Lift
+
+_NUDGE: Final = 4.0  # roundings
 
 T = TypeVar("T")
 
@@ -40,6 +42,19 @@ def doubled(tree: T) -> T:
 
     converted: T = pytree.tree_map(double, tree)
     return converted
+
+
+def nudged(tree: T, generator: torch.Generator, dtype: torch.dtype | None = None) -> T:
+    """The same, each value moved by a few roundings of its type, or of `dtype`, up or down."""
+
+    def nudge(leaf: object) -> object:
+        if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
+            return leaf
+        signs = torch.randint(2, leaf.shape, generator=generator).to(leaf.dtype) * 2 - 1
+        return leaf + signs * leaf.abs().clamp(min=1) * torch.finfo(dtype or leaf.dtype).eps * _NUDGE
+
+    moved: T = pytree.tree_map(nudge, tree)
+    return moved
 
 
 @contextmanager

@@ -77,7 +77,7 @@ class TaskMeter:
         bits = float(abs(self._surprise[0] - self._surprise[1]) / self._predicted) if self._predicted else None
         rmse = max((_on_spread(*moments) for moments in self._moments.values() if moments[0]), default=None)
         passed = (
-            (agreement is None or agreement >= tolerance.agreement)
+            self._chosen - self._alike <= max(1, (1 - tolerance.agreement) * self._chosen)
             and (bits is None or bits <= tolerance.bits)
             and (rmse is None or rmse <= tolerance.rmse)
         )

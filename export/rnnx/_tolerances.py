@@ -20,9 +20,9 @@ class Tolerance:
         relative: over a sequence, beside `absolute`.
         envelope: over thousands of steps, in multiples of the eager module's own distance from float64.
         floor: of that distance: below it, rounding is not counted.
-        agreement: the least share of steps at which the most likely symbol is the same.
-        bits: of the mean surprise per symbol.
-        rmse: root of the mean squared difference of real values, in multiples of their spread.
+        agreement: the least share of steps at which the most likely symbol is the same; of few steps, one may differ.
+        bits: of the mean surprise per symbol, as long as both are the same run.
+        rmse: root of the mean squared difference of real values, in multiples of their spread, as long as both are the same run.
     """
 
     one_step: float
@@ -35,10 +35,10 @@ class Tolerance:
     rmse: float
 
 
-_FLOAT32: Final = Tolerance(2e-6, 1e-5, 1e-4, 10, 1e-6, 0.999, 1e-4, 1e-4)
+_FLOAT32: Final = Tolerance(2e-6, 1e-5, 1e-4, 10, 1e-6, 0.999, 1e-3, 1e-3)
 TOLERANCES: Final[dict[Precision, Tolerance]] = {
     "float32": _FLOAT32,
-    "float64": Tolerance(1e-13, 1e-9, 3e-8, 10, 1e-12, 0.9999, 1e-9, 1e-9),
+    "float64": Tolerance(1e-13, 1e-9, 3e-8, 10, 1e-12, 0.999, 1e-3, 1e-3),
     # float32 that a provider was asked to compute with fewer bits: float16, bfloat16, TF32.
     "reduced": Tolerance(2e-3, 2e-2, 2e-2, 100, 2e-3, 0.98, 5e-2, 5e-2),
 }

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rnnx._axes import has_time
 from rnnx._compare import Arrays
-from rnnx._float64 import doubled, float64_by_default, in_float64
+from rnnx._float64 import doubled, float64_by_default, in_float64, nudged
 from rnnx._lift import Lift
 from rnnx._subjects import ArtifactSubject, as_arrays, eager_answers
 from rnnx._task import Task, TaskMeter
@@ -30,7 +30,6 @@ _ROWS: Final = 2
 _CHUNK: Final = 256  # steps of one call at most
 _PER_DECADE: Final = 8
 _APART: Final = 1e-3  # of a tensor's scale: from here on, two runs are no longer the same
-_NUDGE: Final = 4.0  # roundings
 
 Progress = Callable[[float], None]
 
@@ -150,7 +149,7 @@ class _Runs:
         self._eager = states
         self._exact = self._in_float64(states)
         self.reference: Literal["float64", "nudged"] = "nudged" if self._exact is None else "float64"
-        self._other = doubled(states) if self._exact is not None else _nudged(states, self._generator)
+        self._other = doubled(states) if self._exact is not None else nudged(states, self._generator)
         self._step = 0
         self.finite = True
         self.marked = 0
@@ -235,18 +234,6 @@ def _apart(have: NDArray[np.generic], want: NDArray[np.generic], timed: bool) ->
         largest: NDArray[np.float64] = apart.max(axis=(0, *range(2, apart.ndim)), initial=0.0)
         return largest
     return np.array([apart.max(initial=0.0)])
-
-
-def _nudged(states: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-    """The states, a few roundings away."""
-
-    def nudge(state: Tensor) -> Tensor:
-        if not state.is_floating_point():
-            return state
-        signs = torch.randint(2, state.shape, generator=generator).to(state.dtype) * 2 - 1
-        return state + signs * state.abs().clamp(min=1) * torch.finfo(state.dtype).eps * _NUDGE
-
-    return {name: nudge(state) for name, state in states.items()}
 
 
 def _finite(arrays: Arrays) -> bool:

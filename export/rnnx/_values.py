@@ -1,6 +1,7 @@
 """Values from files and to files: CSV, .npy, images."""
 
 import io
+import math
 import sys
 import warnings
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnnx_runtime import InputError
-from rnnx_runtime.artifact import BATCH, TIME, Input, Output, check_writable, write_atomic
+from rnnx_runtime.artifact import BATCH, TIME, Input, Manifest, check_writable, write_atomic
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -30,6 +31,7 @@ def read_values(inputs: tuple[Input, ...], source: str) -> NDArray[Any]:
     if Path(source).suffix.lower() in _PICTURES:
         raise InputError(f"{source} is an image, --input takes .csv and .npy; give it with --image")
     spec = inputs[0]
+    sizes = [size for size in spec.shape if isinstance(size, int)]
     inner = len([size for size in spec.shape if size not in (BATCH, TIME)])
     values = _read_npy(source) if source.endswith(".npy") else _read_csv(source)
     if not source.endswith(".npy") and inner == 0:
@@ -39,6 +41,8 @@ def read_values(inputs: tuple[Input, ...], source: str) -> NDArray[Any]:
         if wrong.size:
             raise InputError(f"{source}: {spec.name} takes whole numbers below 2**53, got {wrong[0]:g}")
         values = values.astype(np.int64)
+    if values.ndim == 2 < inner + 1 and values.shape[1] == math.prod(sizes):
+        values = values.reshape(-1, *sizes)  # a step's values in one row of a CSV
     if values.ndim == inner == 1:
         values = values[:, None]  # (T,), a value per step as in a CSV of one column
     return values[None] if values.ndim == inner + 1 else values
@@ -130,20 +134,20 @@ def check_output(path: Path | None, *, text: bool, arrays: int = 1) -> None:
     check_writable(path)
 
 
-def write_values(outputs: tuple[Output, ...], answer: Any, path: Path | None) -> None:
+def write_values(manifest: Manifest, answer: Any, path: Path | None) -> None:
     """The answer as CSV on standard output, or in a file that `check_output` let pass.
 
     Raises:
         InputError: the outputs do not stand side by side in a CSV.
         OSError: the file cannot be written.
     """
-    named = answer if isinstance(answer, dict) else {outputs[0].name: answer}
+    named = answer if isinstance(answer, dict) else {manifest.outputs[0].name: answer}
     if path is None:
-        sys.stdout.write(_csv(named))
+        sys.stdout.write(_csv(manifest, named))
         return
     buffer = io.BytesIO()
     if path.suffix == ".csv":
-        buffer.write(_csv(named).encode())
+        buffer.write(_csv(manifest, named).encode())
     elif path.suffix == ".npy":
         np.save(buffer, next(iter(named.values())))
     else:
@@ -151,12 +155,10 @@ def write_values(outputs: tuple[Output, ...], answer: Any, path: Path | None) ->
     write_atomic(path, buffer.getvalue())
 
 
-def _csv(named: dict[str, NDArray[Any]]) -> str:
+def _csv(manifest: Manifest, named: dict[str, NDArray[Any]]) -> str:
     """A row per step, the columns of all outputs side by side; with their names above where there are several."""
-    tables = {
-        name: array.reshape(-1, int(np.prod(array.shape[2:], dtype=np.int64)) if array.ndim > 2 else array.shape[-1])
-        for name, array in named.items()
-    }
+    timed = {spec.name: manifest.one_step or any(TIME in str(size) for size in spec.shape) for spec in manifest.outputs}
+    tables = {name: array.reshape(-1, math.prod(array.shape[2 if timed[name] else 1 :])) for name, array in named.items()}
     if len({len(table) for table in tables.values()}) != 1:
         raise InputError(f"the outputs {sorted(named)} have different numbers of rows; write them to a .npz file with -o")
     lines = []

@@ -58,9 +58,12 @@ def test_exported(style, outcomes):
     assert done.parity.passed
     assert done.torchscript is not None, done.torchscript_refused
     assert done.manifest.streamable == (style.group != "sequence only")
-    checks = {case.check for case in done.parity.cases}
-    assert {"untouched", "whole", "torchscript"} <= checks
-    assert ({"one step", "chunks", "steps"} <= checks) == done.manifest.streamable
+    checks = {case.label for case in done.parity.cases}
+    assert {"untouched", "whole", "torchscript whole"} <= checks
+    assert ({"one step", "visited", "chunks", "steps", "torchscript chunks"} <= checks) == done.manifest.streamable
+    assert (done.parity.trajectory is not None) == done.manifest.streamable
+    assert not done.manifest.streamable or done.parity.trajectory.steps == 10_000
+    assert ("reference" in checks) != bool(done.parity.no_second_opinion_because)
     assert "protocol" in checks or not done.manifest.chunks_matter_because
 
 

@@ -1,81 +1,71 @@
-"""The gate is tested by planted mistakes: each must be caught, and nothing may be written."""
+"""What becomes of an export whose gate fails; which faults it catches is in `test_mutants.py`."""
+
+import pickle
 
 import pytest
 import torch
 from tests.export.modules import Explicit, Hidden, example
+from tests.export.mutants import gates
 
 import rnnx
-from rnnx import _lower, _operators, _torchscript
-from rnnx._operators import OperatorModule
+from rnnx import _torchscript
+from rnnx_runtime import load
 
-original_packed = _operators._packed
-original_compute = OperatorModule.compute
-
-
-def wrong_gate_order(monkeypatch):
-    monkeypatch.setitem(_operators._GATES, "LSTM", (0, 1, 2, 3))
+wrong_gate_order = gates("LSTM", (0, 1, 2, 3))
 
 
-def dropped_recurrent_bias(monkeypatch):
-    def packed(layer, number):
-        weights = original_packed(layer, number)
-        weights["onnx_b"][:, weights["onnx_b"].shape[1] // 2 :] = 0
-        return weights
-
-    monkeypatch.setattr(_operators, "_packed", packed)
-
-
-def initial_state_baked_to_zero(monkeypatch):
-    def compute(self, layer, x, states):
-        return original_compute(self, layer, x, [torch.zeros_like(state) for state in states])
-
-    monkeypatch.setattr(OperatorModule, "compute", compute)
-
-
-def layers_swapped(monkeypatch):
-    def packed(layer, number):
-        return original_packed(layer, number) | {"onnx_r": original_packed(layer, 1 - number)["onnx_r"]}
-
-    monkeypatch.setattr(_operators, "_packed", packed)
-
-
-def states_crossed(monkeypatch):
-    def compute(self, layer, x, states):
-        y, following = original_compute(self, layer, x, states)
-        return y, following[::-1]
-
-    monkeypatch.setattr(OperatorModule, "compute", compute)
-
-
-@pytest.mark.parametrize(
-    "plant",
-    [wrong_gate_order, dropped_recurrent_bias, initial_state_baked_to_zero, layers_swapped, states_crossed],
-    ids=lambda plant: plant.__name__,
-)
-def test_a_planted_mistake_leaves_no_artifact(plant, monkeypatch, tmp_path):
-    plant(monkeypatch)
+def test_nothing_is_written_and_the_table_says_where_it_differs(monkeypatch, tmp_path):
+    wrong_gate_order(monkeypatch)
     module = Explicit("lstm", num_layers=2)
     with pytest.raises(rnnx.ParityError, match="differs from Explicit; nothing was written") as caught:
         rnnx.export(module, example(module), tmp_path / "model.onnx")
-    assert "first at: " in str(caught.value)
+    lines = str(caught.value).splitlines()
+    assert lines[1].split() == ["check", "cases", "failed", "outputs", "states"]
+    assert lines[-1].startswith("  first at: untouched, batch 2, 4 steps, initial state")
     assert list(tmp_path.iterdir()) == []
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.report) == (str(caught.value), caught.value.report)
 
 
-def test_a_gru_that_applies_the_reset_gate_too_early_is_caught(monkeypatch, tmp_path):
-    lowered = _lower.lower
+def test_a_mismatch_is_written_where_it_is_allowed_and_says_that_it_is_not_proven(monkeypatch, tmp_path):
+    wrong_gate_order(monkeypatch)
+    module = Explicit("lstm")
+    done = rnnx.export(module, example(module), tmp_path / "model.onnx", allow_mismatch=True)
+    assert str(done).startswith(f"{done.path}: Explicit, NOT proven\n")
+    assert "NOT proven, it differs from the module" in str(done)
+    assert load(done.path).manifest.parity.passed is False
+    monkeypatch.undo()
+    assert not rnnx.verify(done.path, module, example(module), proof="quick").passed
 
-    def lower(lift, opset):
-        model = lowered(lift, opset)
-        for node in model.graph.node:
-            kept = [attribute for attribute in node.attribute if attribute.name != "linear_before_reset"]
-            del node.attribute[:]
-            node.attribute.extend(kept)
-        return model
 
-    monkeypatch.setattr("rnnx._export.lower", lower)
+def test_a_graph_that_does_not_run_at_every_size_is_a_difference_too(monkeypatch, tmp_path):
+    from tests.export.mutants import MODULES, lowered, steps_frozen
+
+    lowered(steps_frozen)(monkeypatch)
+    with pytest.raises(rnnx.ParityError, match="first at: .* state: ONNX Runtime failed: ") as caught:
+        rnnx.export(*MODULES["lstm batch first"](), tmp_path / "model.onnx")
+    assert caught.value.report.trajectory is None
+
+
+def test_little_is_compared_where_that_is_asked_for(tmp_path):
+    module = Explicit("lstm")
+    done = rnnx.export(module, example(module), tmp_path / "model.onnx", proof="quick")
+    assert done.parity.trajectory is None
+    assert done.manifest.parity.proof == "quick"
+    assert len(done.parity.cases) < 70
+    assert {row.check for row in done.parity.rows()} >= {"untouched", "whole", "one step", "chunks", "steps", "equal"}
+
+
+def test_progress_tells_each_check_and_ends_with_the_whole(tmp_path):
+    told = []
     module = Hidden("gru")
-    with pytest.raises(rnnx.ParityError):
-        rnnx.export(module, example(module), tmp_path / "model.onnx")
+    rnnx.export(module, example(module), tmp_path / "model.onnx", progress=lambda *of: told.append(of))
+    assert list(dict.fromkeys(check for check, _ in told)) == [
+        *("untouched", "whole", "padding", "one step", "chunks", "protocol", "visited", "trajectory"),
+    ]
+    shares = [done for _, done in told]
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0, 1)
 
 
 def test_a_wrong_torchscript_is_not_written(monkeypatch, tmp_path):
