@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rnnx._errors import AdoptError, ExportError, LiftError, ParityError
 
 if TYPE_CHECKING:
-    from rnnx._adopt import adopt
-    from rnnx._adopted import Adopted
+    from rnnx._adopt import Adopted, adopt
     from rnnx._diff import Difference, diff
     from rnnx._export import export
     from rnnx._exported import Exported
@@ -43,7 +42,7 @@ __all__ = [
 ]
 
 _MODULES: Final = {
-    "Adopted": "_adopted",
+    "Adopted": "_adopt",
     "Difference": "_diff",
     "Exported": "_exported",
     "LintReport": "_lint",

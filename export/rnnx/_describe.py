@@ -36,7 +36,7 @@ class Description:
             "axes": [_axes(manifest)],
             "steps": [_steps(manifest)],
             "lowering": [_lowering(manifest)],
-            "trusted": [f"{', '.join(manifest.trusted)}: not in the runtime's list; load it with --trust"] if manifest.trusted else [],
+            "trusted": _trusted(manifest),
             "codec": [_codec(manifest.codec)],
             "graph": [
                 f"{sum(self._operators.values())} nodes: "
@@ -74,6 +74,11 @@ def _lowering(manifest: Manifest) -> str:
     if manifest.lowering == "adopted":
         return f"adopted from a file with sha256 {manifest.provenance.source_sha256}; {manifest.lowering_because}"
     return manifest.lowering + (f": {manifest.lowering_because}" if manifest.lowering_because else "")
+
+
+def _trusted(manifest: Manifest) -> list[str]:
+    names = ", ".join(manifest.trusted)
+    return [f"{names}: not in the runtime's list; load it with --trust"] if names else []
 
 
 def _steps(manifest: Manifest) -> str:

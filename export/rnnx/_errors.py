@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rnnx_runtime import RnnxError
 
 if TYPE_CHECKING:
-    from rnnx._report import ParityReport
+    from rnnx._parity.report import ParityReport
 
 
 class AdoptError(RnnxError, ValueError):

@@ -18,10 +18,10 @@ from rnnx._errors import ExportError, ParityError
 from rnnx._exported import Exported
 from rnnx._lift import Lift
 from rnnx._lower import OPSETS, lower, lower_initial
-from rnnx._parity import Progress, Proof, prove, prove_torchscript
+from rnnx._parity.proof import Progress, Proof, prove, prove_torchscript
+from rnnx._parity.report import ParityReport
 from rnnx._quiet import quiet
 from rnnx._readings import lift as find_lift
-from rnnx._report import ParityReport
 from rnnx._threads import one_thread
 from rnnx_runtime import ArtifactError, Model, load
 from rnnx_runtime.artifact import (

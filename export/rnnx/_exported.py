@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rnnx._describe import Description
-from rnnx._report import ParityReport
+from rnnx._parity.report import ParityReport
 from rnnx_runtime.artifact import Manifest
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rnnx._errors import ExportError
-from rnnx._report import versions
+from rnnx._parity.report import versions
 from rnnx._verify import Verification
 from rnnx_runtime.artifact import check_writable, write_atomic
 
 if TYPE_CHECKING:
-    from rnnx._trajectory import Curve, Trajectory
+    from rnnx._parity.trajectory import Curve, Trajectory
 
 _MOST_PANELS: Final = 12
 _DECADES: Final = 10  # columns of a table over time

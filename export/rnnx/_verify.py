@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from rnnx._alone import prove_alone
 from rnnx._errors import ExportError
-from rnnx._report import ParityReport, versions
+from rnnx._parity.alone import prove_alone
+from rnnx._parity.report import ParityReport, versions
 from rnnx_runtime import SelfTest, load
 from rnnx_runtime.artifact import Manifest, open_artifact
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rnnx._lift import Lift
-    from rnnx._parity import Progress, Proof
+    from rnnx._parity.proof import Progress, Proof
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def verify(
         if module is None:
             report, lift = prove_alone(model, opened.data), None
         else:
-            from rnnx._parity import prove
+            from rnnx._parity.proof import prove
             from rnnx._quiet import quiet
             from rnnx._readings import lift as find_lift
             from rnnx._threads import one_thread
@@ -168,7 +168,7 @@ def _has_same_weights(lift: "Lift", manifest: Manifest) -> bool:
 
 
 def _prove_torchscript(lift: "Lift", path: str | os.PathLike[str], manifest: Manifest, proof: "Proof") -> ParityReport:
-    from rnnx._parity import prove_torchscript
+    from rnnx._parity.proof import prove_torchscript
     from rnnx._torchscript import read
 
     return prove_torchscript(lift, read(path, manifest), manifest.precision, proof)

@@ -8,10 +8,10 @@ from tests.export.corpus import STYLES
 from tests.export.mutants import MODULES
 
 import rnnx
-from rnnx._parity import prove
+from rnnx._parity.proof import prove
 from rnnx._quiet import quiet
 from rnnx._readings import lift as find_lift
-from rnnx._second_opinion import SecondOpinion, Unable
+from rnnx._parity.second_opinion import SecondOpinion, Unable
 from rnnx_runtime import load
 
 

@@ -11,10 +11,10 @@ from torch import nn
 import rnnx
 from rnnx._quiet import quiet
 from rnnx._readings import lift as find_lift
-from rnnx._subjects import ArtifactSubject
-from rnnx._task import TaskMeter
-from rnnx._tolerances import TOLERANCES
-from rnnx._trajectory import _marks, follow
+from rnnx._parity.subjects import ArtifactSubject
+from rnnx._parity.task import TaskMeter
+from rnnx._parity.tolerances import TOLERANCES
+from rnnx._parity.trajectory import _marks, follow
 from rnnx_runtime import load
 
 

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rnnx._axes import has_time
-from rnnx._compare import Arrays
-from rnnx._float64 import doubled, float64_by_default, in_float64, nudged
 from rnnx._lift import Lift
-from rnnx._subjects import ArtifactSubject, as_arrays, eager_answers
-from rnnx._task import Task, TaskMeter
-from rnnx._tolerances import Tolerance
+from rnnx._parity.compare import Arrays
+from rnnx._parity.float64 import doubled, float64_by_default, in_float64, nudged
+from rnnx._parity.subjects import ArtifactSubject, as_arrays, eager_answers
+from rnnx._parity.task import Task, TaskMeter
+from rnnx._parity.tolerances import Tolerance
 
 _ROWS: Final = 2
 _CHUNK: Final = 256  # steps of one call at most

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rnnx._axes import batch_first, has_time
-from rnnx._compare import Arrays
 from rnnx._lift import Lift
-from rnnx._tolerances import Tolerance
+from rnnx._parity.compare import Arrays
+from rnnx._parity.tolerances import Tolerance
 from rnnx_runtime.artifact import Manifest
 
 

@@ -9,7 +9,7 @@ class Case:
     """One comparison: the largest absolute difference of each tensor, and whether all values are within the tolerance.
 
     Attributes:
-        check: of those that `_parity.py` lists.
+        check: of those that `_parity/proof.py` lists.
         form: what was compared with the eager module: "onnx" or "torchscript".
         start: the states that it began with.
         note: why there is nothing to compare, where the exported model does not run.

@@ -1,7 +1,7 @@
 """How far an exported model may be from the eager module: stated per precision, and per place where it runs.
 
 Measured floors, of right exports: 2.6e-7 for one step in float32, 2.4e-7 for short sequences. What grows with time is not bounded
-by a number but by what the eager module's own rounding makes of it, see `_trajectory.py`.
+by a number but by what the eager module's own rounding makes of it, see `_parity/trajectory.py`.
 """
 
 from dataclasses import dataclass, replace

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from rnnx._cases import Case, Row, rows_of, table_of
-from rnnx._tolerances import Tolerance
+from rnnx._parity.cases import Case, Row, rows_of, table_of
+from rnnx._parity.tolerances import Tolerance
 from rnnx_runtime.artifact import ParitySummary, TrajectorySummary
 
 if TYPE_CHECKING:
-    from rnnx._trajectory import Trajectory
+    from rnnx._parity.trajectory import Trajectory
 
 _VERSIONS = ("rnnx", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 

@@ -1,4 +1,4 @@
-"""The parity gate: the artifact, run by the runtime, against the eager module. No proof, no artifact.
+"""The checks of the parity gate: each compares a subject with the eager module.
 
 untouched     the module as its forward starts it, at every batch size that it accepts
 whole         every shape of a grid, from the initial state and from random ones, outputs and states
@@ -9,44 +9,37 @@ chunks, steps the same sequence in random chunks and step by step, through a str
 equal         the artifact's own whole, chunks and steps against each other
 protocol      as a caller goes on who hands the states over himself, without a hook anywhere
 reference     the graph in onnx's own evaluator, where that can judge it
-trajectory    thousands of steps, inside what the module's own rounding makes of them (`_trajectory.py`)
+trajectory    thousands of steps, inside what the module's own rounding makes of them (`_parity/trajectory.py`)
 
 TorchScript goes through whole, one step and chunks too.
 """
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import Any, Final, Literal
+from functools import partial
+from typing import Final, Literal, final
 
 import torch
 from torch import Tensor
 
 from rnnx._axes import batch_first
-from rnnx._cases import Case
-from rnnx._compare import Arrays, compare, difference, relative
-from rnnx._eager import first_line
-from rnnx._errors import LiftError
-from rnnx._float64 import doubled, float64_by_default, in_float64, nudged
 from rnnx._lift import Lift
-from rnnx._report import ParityReport
-from rnnx._second_opinion import SecondOpinion, Unable
+from rnnx._parity.cases import Case
+from rnnx._parity.compare import compare, relative
+from rnnx._parity.eager import Eager, Expected, as_it_starts, by_hand, in_calls, in_one_call, outputs_only, same
+from rnnx._parity.rounding import Found, Rounding
+from rnnx._parity.second_opinion import SecondOpinion, Unable
+from rnnx._parity.subjects import ArtifactSubject, Subject, as_arrays
+from rnnx._parity.tolerances import tolerance_of
 from rnnx._slots import random_state
-from rnnx._subjects import ArtifactSubject, Script, ScriptSubject, Subject, as_answers, as_arrays, eager_answers, joined
-from rnnx._threads import one_thread
-from rnnx._tolerances import tolerance_of
-from rnnx._trajectory import Trajectory, follow
-from rnnx_runtime import ExecutionError, Model, RnnxError, Stream
+from rnnx_runtime import ExecutionError, Stream
 
-Found = tuple[Arrays, Arrays]  # outputs and next states
-Expected = tuple[Arrays, Mapping[str, Tensor]]
-Convert = Callable[[Any], Any]  # of the tensors that a module is given, to the precision that it computes in
-Eager = Callable[[Lift, Convert], Expected | None]  # what the eager module answers, in one precision or another
-Progress = Callable[[str, float], None]  # the check, and the share of all that is done
-
-Proof = Literal["quick", "full", "thorough"]
+_LONGEST: Final = 300  # steps of the grid; longer examples are cut to it
+_STATES: Final = 256  # random states of the one-step check
+_VISITORS: Final = 16  # rows, whose states are taken at each of these steps
+_VISITED: Final = (1, 10, 100, 1000)
 
 
 @dataclass(frozen=True)
@@ -58,86 +51,14 @@ class Depth:
     trajectory: int
 
 
-DEPTHS: Final[dict[Proof, Depth]] = {
-    "quick": Depth((1, 3), (1,), 0),
-    "full": Depth((1, 2, 5), (1, 3), 10_000),
-    "thorough": Depth((1, 2, 5), (1, 3), 1_000_000),
-}
-_LONGEST: Final = 300  # steps of the grid; longer examples are cut to it
-_STATES: Final = 256  # random states of the one-step check
-_VISITORS: Final = 16  # rows, whose states are taken at each of these steps
-_VISITED: Final = (1, 10, 100, 1000)
-_ROUNDINGS: Final = 4.0  # times as far as rounding takes the eager module
-_NUDGED_RUNS: Final = 4
-_BEFORE_TRAJECTORY: Final = 0.3  # of the time, roughly
-
-
-def prove(lift: Lift, model: Model, data: bytes, proof: Proof = "full", progress: Progress | None = None) -> ParityReport:
-    """Compare an artifact, loaded by the runtime, with the eager module.
-
-    Args:
-        model: the artifact on the execution provider that is to be proven.
-        data: its bytes, for the second opinion.
-
-    Raises:
-        LiftError: the eager module does not run at a size of the grid, or never as its own `forward` starts it.
-    """
-    on_cpu = set(model.placement.granted) <= {"cpu"}
-    subject, depth = ArtifactSubject(lift, model), DEPTHS[proof]
-    gate = _Gate(lift, depth, model.manifest.precision, on_cpu=on_cpu)
-    checks: dict[str, Callable[[], Iterator[Case]]] = {
-        "untouched": lambda: gate.untouched(subject),
-        "whole": lambda: gate.whole(subject),
-        "padding": lambda: gate.padding(subject),
-    }
-    streamable, trajectory = lift.not_streamable_because is None, None
-    if streamable:
-        checks |= {
-            "one step": lambda: gate.one_step(subject),
-            "chunks": lambda: gate.stepping(subject),
-            "protocol": lambda: gate.protocol(subject),
-        }
-    if depth.trajectory and streamable:
-        checks["visited"] = lambda: gate.visited(subject)
-    unable = ""
-    cases: list[Case] = []
-    tell = progress or (lambda check, done: None)
-    try:
-        with one_thread():
-            for place, (name, check) in enumerate(checks.items()):
-                tell(name, _BEFORE_TRAJECTORY * place / len(checks))
-                cases += check()
-            if depth.trajectory:
-                judged = gate.second_opinion(SecondOpinion(model.manifest, data))
-                cases, unable = (cases, judged.because) if isinstance(judged, Unable) else ([*cases, *judged], "")
-                runs = streamable and not any(case.note for case in cases)
-                trajectory = gate.trajectory(subject, tell) if runs else None
-    except RnnxError:
-        raise
-    except Exception as error:
-        raise LiftError(f"{lift.name} does not run at every size: {first_line(error)}") from error
-    return ParityReport(tuple(cases), proof, gate.tolerance, model.placement.granted, trajectory, unable)
-
-
-def prove_torchscript(
-    lift: Lift, script: Script, precision: Literal["float32", "float64"], proof: Proof = "full"
-) -> ParityReport:
-    """Compare the traced module with the eager one."""
-    subject = ScriptSubject(lift, script)
-    gate = _Gate(lift, DEPTHS[proof], precision, on_cpu=True)
-    cases = [*gate.whole(subject)]
-    if lift.not_streamable_because is None:
-        cases += [*gate.one_step(subject), *gate.in_chunks(subject)]
-    return ParityReport(tuple(cases), proof, gate.tolerance)
-
-
-class _Gate:
+@final
+class Gate:
     """The checks of one module; each compares a subject with the eager module."""
 
     def __init__(self, lift: Lift, depth: Depth, precision: Literal["float32", "float64"], *, on_cpu: bool) -> None:
         self._lift = lift
         self._depth = depth
-        self.precision = precision
+        self._rounding = Rounding(lift) if precision == "float32" else None
         self.tolerance = tolerance_of(precision, on_cpu=on_cpu)
 
     def untouched(self, subject: Subject) -> Iterator[Case]:
@@ -159,7 +80,7 @@ class _Gate:
             for start in ("initial", "random") if lift.not_streamable_because is None else ("initial",):
                 inputs = lift.sample(batch, steps, generator)
                 states = lift.initial_states(inputs) if start == "initial" else self._random_states(batch, generator)
-                eager = partial(_in_one_call, inputs, states)
+                eager = partial(in_one_call, inputs, states)
                 yield self._case("whole", subject, batch, steps, start, partial(subject.run, inputs, states), eager)
 
     def padding(self, subject: Subject) -> Iterator[Case]:
@@ -180,7 +101,7 @@ class _Gate:
                     mixed = torch.where(mask, given, other)
                     others[spec.name] = mixed.movedim((0, 1), (spec.axes.batch, spec.axes.time))
             others[lengths] = inputs[lengths]
-            ask, eager = partial(_answer, subject, others), partial(_outputs, inputs)
+            ask, eager = partial(_answer, subject, others), partial(outputs_only, inputs)
             yield self._case("padding", subject, batch, steps, "initial", ask, eager)
 
     def one_step(self, subject: Subject) -> Iterator[Case]:
@@ -209,7 +130,7 @@ class _Gate:
                 "steps": (partial(subject.steps, inputs, states), list(range(steps + 1))),
             }
             for check, (ask, bounds) in ways.items():
-                eager = partial(_in_calls, inputs, states, [0, steps] if once else bounds)
+                eager = partial(in_calls, inputs, states, [0, steps] if once else bounds)
                 yield self._case(check, subject, batch, steps, "random", ask, eager)
             if once:
                 try:
@@ -218,12 +139,12 @@ class _Gate:
                     continue  # `whole` has said so
                 whole = outputs, {name: torch.from_numpy(array) for name, array in ended.items()}
                 for ask, _ in ways.values():
-                    eager = partial(_in_one_call, inputs, states)
+                    eager = partial(in_one_call, inputs, states)
                     yield self._case("equal", subject, batch, steps, "random", ask, eager, whole)
 
     def in_chunks(self, subject: Subject) -> Iterator[Case]:
         for batch, steps, inputs, states, cuts in self._sequences():
-            eager = partial(_in_calls, inputs, states, [0, steps] if self._lift.chunks_matter_because is None else cuts)
+            eager = partial(in_calls, inputs, states, [0, steps] if self._lift.chunks_matter_because is None else cuts)
             yield self._case("chunks", subject, batch, steps, "random", partial(subject.chunks, inputs, states, cuts), eager)
 
     def protocol(self, subject: ArtifactSubject) -> Iterator[Case]:
@@ -233,8 +154,8 @@ class _Gate:
         stream = subject.stream(states)
         for steps in (1, 3, 2):
             inputs = lift.sample(2, steps, generator)
-            eager = partial(_by_hand, inputs, states)
-            found = eager(lift, _same)
+            eager = partial(by_hand, inputs, states)
+            found = eager(lift, same)
             if found is None:
                 return
             yield self._case("protocol", subject, 2, steps, "random", partial(_fed, subject, stream, inputs), eager, found)
@@ -257,12 +178,6 @@ class _Gate:
             cases.append(Case("reference", "onnx", batch, steps, "random", apart, states_apart, not wrong + wrong_states))
         return cases
 
-    def trajectory(self, subject: ArtifactSubject, tell: Progress) -> Trajectory:
-        def share(done: float) -> None:
-            tell("trajectory", _BEFORE_TRAJECTORY + (1 - _BEFORE_TRAJECTORY) * done)
-
-        return follow(self._lift, subject, self._depth.trajectory, self.tolerance, seed=7, progress=share)
-
     def _sizes(self) -> list[tuple[int, int]]:
         example = min(self._lift.steps, _LONGEST)
         lengths = sorted({1, 2, 3, *(min(times * example, _LONGEST) for times in self._depth.multiples)})
@@ -284,15 +199,15 @@ class _Gate:
 
     def _untouched_case(self, subject: Subject, inputs: Mapping[str, Tensor]) -> Case:
         batch, steps = self._lift.batch_of(inputs), self._lift.steps_of(inputs)
-        eager = partial(_as_it_starts, inputs)
+        eager = partial(as_it_starts, inputs)
         return self._case("untouched", subject, batch, steps, "initial", partial(_answer, subject, inputs), eager)
 
     def _strict(
         self, check: str, subject: Subject, start: str, inputs: Mapping[str, Tensor], states: dict[str, Tensor]
     ) -> Case:
         """One step: the states within the stated difference, or within the rounding of the eager module itself."""
-        eager, batch = partial(_in_one_call, inputs, states), self._lift.batch_of(inputs)
-        expected = eager(self._lift, _same)
+        eager, batch = partial(in_one_call, inputs, states), self._lift.batch_of(inputs)
+        expected = eager(self._lift, same)
         try:
             found = subject.run(inputs, states)
         except ExecutionError as error:
@@ -301,7 +216,7 @@ class _Gate:
         wanted = as_arrays(expected[1])
         distance = relative(found[1], wanted)
         strict: tuple[list[str], list[str]] = ([], list(wanted) if distance > self.tolerance.one_step else [])
-        close = self._within_rounding(found, (expected[0], wanted), eager, strict)
+        close = self._explained(found, (expected[0], wanted), eager, strict)
         return case if close else replace(case, passed=False)
 
     def _random_states(self, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -329,7 +244,7 @@ class _Gate:
 
         A graph that does not run at this size is a case that failed.
         """
-        expected = eager(self._lift, _same) if expected is None else expected
+        expected = eager(self._lift, same) if expected is None else expected
         assert expected is not None
         try:
             found = ask()
@@ -343,80 +258,13 @@ class _Gate:
         wanted = expected[0], as_arrays(expected[1])
         outputs, wrong_outputs = compare(found[0], wanted[0], self.tolerance)
         states, wrong_states = compare(found[1], wanted[1], self.tolerance)
-        close = self._within_rounding(found, wanted, eager, (wrong_outputs, wrong_states))
+        close = self._explained(found, wanted, eager, (wrong_outputs, wrong_states))
         return Case(check, subject.form, batch, steps, start, outputs, states, close)
 
-    def _within_rounding(self, found: Found, wanted: Found, eager: Eager, doubtful: tuple[list[str], list[str]]) -> bool:
-        """Whether each doubtful output and state is as near as rounding lets it be: large values and chaos leave it no nearer.
-
-        That is: as the eager module is to float64, or as float64 is to itself where what it is given is nudged by a few roundings.
-        """
-        if not any(doubtful):
-            return True
-        if self.precision != "float32" or (exact := self._exactly(eager, doubled)) is None:
-            return False
-        generator = torch.Generator().manual_seed(10)
-        others = [wanted]
-        for _ in range(_NUDGED_RUNS):
-            others += filter(None, [self._exactly(eager, lambda tree: nudged(doubled(tree), generator, torch.float32))])
-        for side, names in enumerate(doubtful):
-            for name in names:
-                want = wanted[side][name]
-                true = exact[side][name].astype(want.dtype)
-                rounding = max(difference(other[side][name].astype(want.dtype), true).max(initial=0.0) for other in others)
-                apart = difference(found[side][name], want).max(initial=0.0)
-                if want.dtype.kind != "f" or not apart <= _ROUNDINGS * rounding < math.inf:
-                    return False
-        return True
-
-    def _exactly(self, eager: Eager, convert: Convert) -> Found | None:
-        """What the module answers in float64; None where it does not run in it."""
-        try:
-            with float64_by_default():
-                found = eager(self._twin, convert)
-        except Exception:
-            return None
-        return None if found is None else (found[0], as_arrays(found[1]))
-
-    @cached_property
-    def _twin(self) -> Lift:
-        return in_float64(self._lift)
-
-
-def _same(tensors: Any) -> Any:
-    return tensors
-
-
-def _in_one_call(inputs: Mapping[str, Tensor], states: Mapping[str, Tensor], lift: Lift, convert: Convert) -> Expected:
-    return eager_answers(lift, convert(dict(inputs)), convert(dict(states)))
-
-
-def _in_calls(
-    inputs: Mapping[str, Tensor], states: Mapping[str, Tensor], bounds: Sequence[int], lift: Lift, convert: Convert
-) -> Expected:
-    """In several calls: the joined outputs, and where it ends."""
-    parts, given, ended = [], convert(dict(inputs)), convert(dict(states))
-    for start, stop in itertools.pairwise(bounds):
-        found, ended = eager_answers(lift, lift.chunk(given, start, stop), ended)
-        parts.append(found)
-    return joined(lift, parts), ended
-
-
-def _as_it_starts(inputs: Mapping[str, Tensor], lift: Lift, convert: Convert) -> Expected:
-    """As its own `forward` starts it."""
-    given = convert(dict(inputs))
-    return as_answers(lift, lift.run_untouched(given), given), {}
-
-
-def _outputs(inputs: Mapping[str, Tensor], lift: Lift, convert: Convert) -> Expected:
-    return eager_answers(lift, convert(dict(inputs)), {})[0], {}
-
-
-def _by_hand(inputs: Mapping[str, Tensor], states: Mapping[str, Tensor], lift: Lift, convert: Convert) -> Expected | None:
-    """With the states handed over by the caller; None where that cannot be done."""
-    given = convert(dict(inputs))
-    found = lift.run_protocol(given, convert(dict(states)))
-    return None if found is None else (as_answers(lift, found[0], given), found[1])
+    def _explained(self, found: Found, wanted: Found, eager: Eager, doubtful: tuple[list[str], list[str]]) -> bool:
+        if self._rounding is None:
+            return not any(doubtful)
+        return self._rounding.explains(found, wanted, eager, doubtful)
 
 
 def _broken(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rnnx._tolerances import Tolerance
+from rnnx._parity.tolerances import Tolerance
 
 Arrays = Mapping[str, NDArray[Any]]
 

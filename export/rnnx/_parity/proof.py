@@ -1,0 +1,84 @@
+"""The proof: the artifact, run by the runtime, against the eager module; every check of the gate, and a long run. No proof, no artifact."""
+
+from collections.abc import Callable, Iterator
+from typing import Final, Literal
+
+from rnnx._eager import first_line
+from rnnx._errors import LiftError
+from rnnx._lift import Lift
+from rnnx._parity.cases import Case
+from rnnx._parity.gate import Depth, Gate
+from rnnx._parity.report import ParityReport
+from rnnx._parity.second_opinion import SecondOpinion, Unable
+from rnnx._parity.subjects import ArtifactSubject, Script, ScriptSubject
+from rnnx._parity.trajectory import follow
+from rnnx._threads import one_thread
+from rnnx_runtime import Model, RnnxError
+
+Progress = Callable[[str, float], None]  # the check, and the share of all that is done
+
+Proof = Literal["quick", "full", "thorough"]
+DEPTHS: Final[dict[Proof, Depth]] = {
+    "quick": Depth((1, 3), (1,), 0),
+    "full": Depth((1, 2, 5), (1, 3), 10_000),
+    "thorough": Depth((1, 2, 5), (1, 3), 1_000_000),
+}
+_BEFORE_TRAJECTORY: Final = 0.3  # of the time, roughly
+
+
+def prove(lift: Lift, model: Model, data: bytes, proof: Proof = "full", progress: Progress | None = None) -> ParityReport:
+    """Compare an artifact, loaded by the runtime, with the eager module.
+
+    Args:
+        model: the artifact on the execution provider that is to be proven.
+        data: its bytes, for the second opinion.
+
+    Raises:
+        LiftError: the eager module does not run at a size of the grid, or never as its own `forward` starts it.
+    """
+    on_cpu = set(model.placement.granted) <= {"cpu"}
+    subject, depth = ArtifactSubject(lift, model), DEPTHS[proof]
+    gate = Gate(lift, depth, model.manifest.precision, on_cpu=on_cpu)
+    streamable, tell = lift.not_streamable_because is None, progress or (lambda check, done: None)
+    checks: dict[str, Callable[[ArtifactSubject], Iterator[Case]]] = {
+        "untouched": gate.untouched,
+        "whole": gate.whole,
+        "padding": gate.padding,
+    }
+    if streamable:
+        checks |= {"one step": gate.one_step, "chunks": gate.stepping, "protocol": gate.protocol}
+    if streamable and depth.trajectory:
+        checks["visited"] = gate.visited
+    cases: list[Case] = []
+    trajectory, unable = None, ""
+
+    def tell_trajectory(done: float) -> None:
+        tell("trajectory", _BEFORE_TRAJECTORY + (1 - _BEFORE_TRAJECTORY) * done)
+
+    try:
+        with one_thread():
+            for place, (name, check) in enumerate(checks.items()):
+                tell(name, _BEFORE_TRAJECTORY * place / len(checks))
+                cases += check(subject)
+            if depth.trajectory:
+                judged = gate.second_opinion(SecondOpinion(model.manifest, data))
+                cases, unable = (cases, judged.because) if isinstance(judged, Unable) else ([*cases, *judged], "")
+            if depth.trajectory and streamable and not any(case.note for case in cases):
+                trajectory = follow(lift, subject, depth.trajectory, gate.tolerance, seed=7, progress=tell_trajectory)
+    except RnnxError:
+        raise
+    except Exception as error:
+        raise LiftError(f"{lift.name} does not run at every size: {first_line(error)}") from error
+    return ParityReport(tuple(cases), proof, gate.tolerance, model.placement.granted, trajectory, unable)
+
+
+def prove_torchscript(
+    lift: Lift, script: Script, precision: Literal["float32", "float64"], proof: Proof = "full"
+) -> ParityReport:
+    """Compare the traced module with the eager one."""
+    subject = ScriptSubject(lift, script)
+    gate = Gate(lift, DEPTHS[proof], precision, on_cpu=True)
+    cases = [*gate.whole(subject)]
+    if lift.not_streamable_because is None:
+        cases += [*gate.one_step(subject), *gate.in_chunks(subject)]
+    return ParityReport(tuple(cases), proof, gate.tolerance)
