@@ -65,5 +65,6 @@ def __getattr__(name: str) -> Any:
 
 
 def missing_package(error: ModuleNotFoundError) -> str:
-    """What to install where a package of the extra `export` is missing."""
-    return f"this needs {error.name}, which is not installed: pip install 'rnnx[export]'"
+    """What to install where a package of an extra is missing."""
+    extra = "export" if error.name in ("safetensors", "torch") else "onnx"
+    return f"this needs {error.name}, which is not installed: pip install 'rnnx[{extra}]'"

@@ -10,10 +10,15 @@ from typing import Any, Final
 import click
 
 from rnnx import __version__, missing_package
+from rnnx._cli_adopt import adopt
+from rnnx._cli_diff import diff
 from rnnx._cli_export import export
+from rnnx._cli_lint import lint
 from rnnx._cli_providers import providers
 from rnnx._cli_run import generate, infer
+from rnnx._cli_selftest import selftest
 from rnnx._cli_train import train
+from rnnx._cli_verify import verify
 from rnnx._describe import Description
 from rnnx_runtime import RnnxError
 from rnnx_runtime.artifact import open_artifact
@@ -64,10 +69,15 @@ def models() -> None:
 main.add_command(train)
 
 
+main.add_command(adopt)
 main.add_command(export)
+main.add_command(diff)
 main.add_command(infer)
 main.add_command(generate)
+main.add_command(lint)
 main.add_command(providers)
+main.add_command(selftest)
+main.add_command(verify)
 
 
 @main.command()
@@ -75,7 +85,7 @@ main.add_command(providers)
 @click.option("--json", "as_json", is_flag=True, help="The whole manifest, for machines.")
 def inspect(artifact: Path, as_json: bool) -> None:
     """Show what an artifact says of itself, without running it."""
-    opened = open_artifact(artifact)
+    opened = open_artifact(artifact, trust=True)  # it is only read
     operators = [name for name, count in opened.graph.operators.items() for _ in range(count)]
     description = Description(opened.manifest, operators, len(opened.data), opened.digest)
     if as_json:

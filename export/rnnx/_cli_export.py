@@ -46,6 +46,8 @@ def export(output: Path, as_json: bool, opset: int, proof: Any, allow_mismatch: 
         click.echo(f"{done.path} held {done.replaced} before; it is replaced", err=True)
     if done.torchscript_refused is not None:
         click.echo(f"no TorchScript: {done.torchscript_refused}", err=True)
+    if done.lint.findings:
+        click.echo(str(done.lint), err=True)
     if not done.parity.passed:
         click.echo(f"not proven: the artifact differs from the module\n{done.parity.table()}", err=True)
 

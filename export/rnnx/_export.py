@@ -17,6 +17,7 @@ from rnnx._eager import first_line
 from rnnx._errors import ExportError, ParityError
 from rnnx._exported import Exported
 from rnnx._lift import Lift
+from rnnx._lint import lint
 from rnnx._lower import OPSETS, lower, lower_initial
 from rnnx._parity.proof import Progress, Proof, prove, prove_torchscript
 from rnnx._parity.report import ParityReport
@@ -80,7 +81,7 @@ def export(
     Raises:
         LiftError: the module's state or axes cannot be made explicit.
         ParityError: the exported model differs from the module; nothing was written.
-        ExportError: torch cannot trace it.
+        ExportError: torch cannot trace it, or the graph has what `rnnx.lint` calls an error.
         OSError: a file cannot be written. The artifact is written last, and whole or not at all.
     """
     module = getattr(module, "_orig_mod", module)  # what torch.compile has inside
@@ -112,6 +113,9 @@ def export(
             raise ExportError(
                 f"two runs of the exported {lift.name} differ; nothing was written: an artifact must compute one thing"
             )
+        linted = lint(data)
+        if not linted.passed and not allow_mismatch:
+            raise ExportError(f"the exported {lift.name} has what fails in silence; nothing was written\n{linted}")
         archive = None if script is None else _torchscript.serialise(script, manifest)
     script_path, report_path = _beside(target)
     if archive is not None:
@@ -127,6 +131,7 @@ def export(
         parity_path=report_path,
         manifest=manifest,
         parity=report,
+        lint=linted,
         digest=proven.digest,
         size=len(data),
         operators=tuple(node.op_type for node in model.graph.node),

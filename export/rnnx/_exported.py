@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rnnx._describe import Description
+from rnnx._lint import LintReport
 from rnnx._parity.report import ParityReport
 from rnnx_runtime.artifact import Manifest
 
@@ -14,6 +15,7 @@ class Exported:
 
     Attributes:
         path: the artifact.
+        lint: what `rnnx.lint` found in the artifact; no errors, for those stop an export.
         torchscript: the TorchScript file; None where torch refused, or made another module of it: `torchscript_refused`.
         size: bytes of the artifact.
         operators: nodes of the graph, in order.
@@ -26,6 +28,7 @@ class Exported:
     parity_path: Path
     manifest: Manifest
     parity: ParityReport
+    lint: LintReport
     digest: str
     size: int
     operators: tuple[str, ...]
@@ -39,7 +42,8 @@ class Exported:
         title = f"{self.path}: {self.manifest.name}, {proven}"
         lines = Description(self.manifest, self.operators, self.size, self.digest).lines()
         beside = [str(self.parity_path)] if self.torchscript is None else [str(self.torchscript), str(self.parity_path)]
-        return "\n".join([title, *lines, f"  {'also':<11}{', '.join(beside)}"])
+        lint = f"  {'lint':<11}{self.lint.summary().split(': ', 1)[-1]}"
+        return "\n".join([title, *lines, lint, f"  {'also':<11}{', '.join(beside)}"])
 
     def to_json(self) -> str:
         """The same for machines, with the manifest as it stands in the file."""
@@ -48,6 +52,7 @@ class Exported:
             "replaced": self.replaced,
             "torchscript": None if self.torchscript is None else str(self.torchscript),
             "torchscript_refused": self.torchscript_refused,
+            "lint": self.lint.to_dict()["findings"],
             "parity": [asdict(row) for row in self.parity.rows()],
         }
         return Description(self.manifest, self.operators, self.size, self.digest).to_json(beside)

@@ -161,9 +161,9 @@ main(["{command}", "--model", "emb_rnn"])
 """
     result = python(code, exported[0])
     assert result.returncode == 1
-    assert result.stderr == "Error: exporting needs torch, which is not installed: pip install 'rnnx[export]'\n"
+    assert result.stderr == "Error: this needs torch, which is not installed: pip install 'rnnx[export]'\n"
 
 
 def test_without_torch_the_library_says_what_to_install(exported):
     result = python("import sys; sys.modules['torch'] = None\nimport rnnx; rnnx.export", exported[0])
-    assert "ExportError: exporting needs torch, which is not installed: pip install 'rnnx[export]'" in result.stderr
+    assert "ExportError: this needs torch, which is not installed: pip install 'rnnx[export]'" in result.stderr

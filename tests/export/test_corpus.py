@@ -56,6 +56,7 @@ def test_exported(style, outcomes):
     assert isinstance(done, rnnx.Exported), done
     assert untouched
     assert done.parity.passed
+    assert not done.lint.findings, str(done.lint)
     assert done.torchscript is not None, done.torchscript_refused
     assert done.manifest.streamable == (style.group != "sequence only")
     checks = {case.label for case in done.parity.cases}

@@ -47,6 +47,23 @@ def test_a_graph_that_does_not_run_at_every_size_is_a_difference_too(monkeypatch
     assert caught.value.report.trajectory is None
 
 
+def test_what_the_linter_calls_an_error_stops_an_export_and_what_is_allowed_is_shown(monkeypatch, tmp_path):
+    from tests.export.mutants import MODULES, lowered, steps_frozen
+
+    from rnnx._lint import lint
+
+    lowered(steps_frozen)(monkeypatch)
+    done = rnnx.export(*MODULES["lstm batch first"](), tmp_path / "frozen.onnx", allow_mismatch=True, proof="quick")
+    assert "frozen-axis" in {finding.rule for finding in done.lint.findings}
+    monkeypatch.undo()
+    found = lint(done.path)
+    assert not found.passed
+    monkeypatch.setattr("rnnx._export.lint", lambda data: found)
+    with pytest.raises(rnnx.ExportError, match="has what fails in silence; nothing was written"):
+        rnnx.export(*MODULES["lstm batch first"](), tmp_path / "model.onnx", proof="quick")
+    assert not (tmp_path / "model.onnx").exists()
+
+
 def test_little_is_compared_where_that_is_asked_for(tmp_path):
     module = Explicit("lstm")
     done = rnnx.export(module, example(module), tmp_path / "model.onnx", proof="quick")
