@@ -5,10 +5,11 @@ import pickle
 import pytest
 import torch
 from tests.export.modules import Explicit, Hidden, example
-from tests.export.mutants import gates
+from tests.export.mutants import MODULES, batch_statistics, computed, gates, lowered, steps_frozen
 
 import rnnx
 from rnnx import _torchscript
+from rnnx._lint import lint
 from rnnx_runtime import load
 
 wrong_gate_order = gates("LSTM", (0, 1, 2, 3))
@@ -39,8 +40,6 @@ def test_a_mismatch_is_written_where_it_is_allowed_and_says_that_it_is_not_prove
 
 
 def test_a_graph_that_does_not_run_at_every_size_is_a_difference_too(monkeypatch, tmp_path):
-    from tests.export.mutants import MODULES, lowered, steps_frozen
-
     lowered(steps_frozen)(monkeypatch)
     with pytest.raises(rnnx.ParityError, match="first at: .* state: ONNX Runtime failed: ") as caught:
         rnnx.export(*MODULES["lstm batch first"](), tmp_path / "model.onnx")
@@ -48,19 +47,15 @@ def test_a_graph_that_does_not_run_at_every_size_is_a_difference_too(monkeypatch
 
 
 def test_what_the_linter_calls_an_error_stops_an_export_and_what_is_allowed_is_shown(monkeypatch, tmp_path):
-    from tests.export.mutants import MODULES, lowered, steps_frozen
-
-    from rnnx._lint import lint
-
-    lowered(steps_frozen)(monkeypatch)
-    done = rnnx.export(*MODULES["lstm batch first"](), tmp_path / "frozen.onnx", allow_mismatch=True, proof="quick")
-    assert "frozen-axis" in {finding.rule for finding in done.lint.findings}
+    computed(batch_statistics)(monkeypatch)
+    done = rnnx.export(*MODULES["gru"](), tmp_path / "coupled.onnx", allow_mismatch=True, proof="quick")
+    assert "rows-depend" in {finding.rule for finding in done.lint.findings}
     monkeypatch.undo()
     found = lint(done.path)
     assert not found.passed
     monkeypatch.setattr("rnnx._export.lint", lambda data: found)
     with pytest.raises(rnnx.ExportError, match="has what fails in silence; nothing was written"):
-        rnnx.export(*MODULES["lstm batch first"](), tmp_path / "model.onnx", proof="quick")
+        rnnx.export(*MODULES["gru"](), tmp_path / "model.onnx", proof="quick")
     assert not (tmp_path / "model.onnx").exists()
 
 
