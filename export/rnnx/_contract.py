@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnx._axes import has_time
-from rnnx._errors import ExportError
+from rnnx._errors import ExportError, LiftError
 from rnnx._lift import Lift
 from rnnx._slots import LiftedInput, StateSlot
 from rnnx_runtime.artifact import (
@@ -95,7 +95,13 @@ def _precision(lift: Lift) -> Literal["float32", "float64"]:
 def _init(slot: StateSlot) -> Zeros | Constant | Computed:
     if slot.computed:
         return Computed()
-    return Zeros() if slot.initial is None else Constant(value=Array.of(slot.initial.numpy()))
+    if slot.initial is None:
+        return Zeros()
+    if slot.initial.is_floating_point() and not slot.initial.isfinite().all():
+        raise LiftError(
+            f"{slot.name}: the initial state is not finite; begin with the smallest or largest number that can occur"
+        )
+    return Constant(value=Array.of(slot.initial.numpy()))
 
 
 def _input(spec: LiftedInput, codec: Codec | None) -> Input:

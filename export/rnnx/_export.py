@@ -19,7 +19,7 @@ from rnnx._exported import Exported
 from rnnx._lift import Lift
 from rnnx._lint import lint
 from rnnx._lower import OPSETS, lower, lower_initial
-from rnnx._parity.proof import Progress, Proof, prove, prove_torchscript
+from rnnx._parity.proof import Progress, Proof, check_proof, prove, prove_torchscript
 from rnnx._parity.report import ParityReport
 from rnnx._quiet import quiet
 from rnnx._readings import lift as find_lift
@@ -88,6 +88,7 @@ def export(
     target = check_target(path)
     if opset not in OPSETS:
         raise ExportError(f"opset must be from {OPSETS[0]} to {OPSETS[-1]}, got {opset}")
+    check_proof(proof)
     title = name or type(module).__name__
     replaced = _other_model(target, title)
     with quiet(), one_thread():

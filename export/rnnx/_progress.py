@@ -1,9 +1,10 @@
 """How far a training or a proof is: a bar on a terminal, plain lines in a pipe. Always on standard error."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
 from rich.console import Console
@@ -46,9 +47,10 @@ def training_progress(recipe: "Recipe[Any]") -> Iterator[Callable[["TrainingProg
 @contextmanager
 def proof_progress() -> Iterator[Callable[[str, float], None]]:
     """A function to call with the check at work, and the share of all that is done."""
-    console = Console(stderr=True)
+    stream = sys.stderr  # of now: while a module is exported, what is printed there is held back
+    console = Console(file=stream)
     if not console.is_terminal:
-        yield _line_now_and_then()
+        yield _line_now_and_then(stream)
         return
     columns = (
         TextColumn("{task.description}", table_column=Column(width=18)),
@@ -61,13 +63,13 @@ def proof_progress() -> Iterator[Callable[[str, float], None]]:
         yield lambda check, done: progress.update(task, completed=done, description=check)
 
 
-def _line_now_and_then() -> Callable[[str, float], None]:
+def _line_now_and_then(stream: TextIO) -> Callable[[str, float], None]:
     last = time.monotonic()
 
     def tell(check: str, done: float) -> None:
         nonlocal last
         if time.monotonic() - last >= _SECONDS:
             last = time.monotonic()
-            click.echo(f"proof: {100 * done:.0f} %, {check}", err=True)
+            click.echo(f"proof: {100 * done:.0f} %, {check}", file=stream)
 
     return tell

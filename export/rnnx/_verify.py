@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from rnnx._lift import Lift
     from rnnx._parity.proof import Progress, Proof
+    from rnnx._slots import LiftedInput
 
 
 @dataclass(frozen=True)
@@ -119,11 +120,12 @@ def verify(
         if module is None:
             report, lift = prove_alone(model, opened.data), None
         else:
-            from rnnx._parity.proof import prove
+            from rnnx._parity.proof import check_proof, prove
             from rnnx._quiet import quiet
             from rnnx._readings import lift as find_lift
             from rnnx._threads import one_thread
 
+            check_proof(proof)
             with quiet(), one_thread():
                 lift = find_lift(getattr(module, "_orig_mod", module), example, states, axes)
                 _check_contract(lift, opened.manifest)
@@ -143,22 +145,29 @@ def verify(
 
 def _check_contract(lift: "Lift", manifest: Manifest) -> None:
     """Refuse a module whose inputs, outputs or states are others than the artifact's: values can't be compared then."""
+    given = {what: {s.name: (str(s.example.dtype), s.shape) for s in specs} for what, specs in _inputs_of(lift).items()}
     sides = (
-        ("inputs", {s.name: s.shape for s in lift.inputs}, {s.name: s.shape for s in manifest.inputs}),
-        ("conditions", {s.name: s.shape for s in lift.conditions}, {s.name: s.shape for s in manifest.conditions}),
-        ("outputs", lift.outputs, {s.name: s.shape for s in manifest.outputs}),
-        ("states", {s.name: s.shape for s in lift.states}, {s.name: s.shape for s in manifest.states}),
+        ("inputs", given["inputs"], manifest.inputs),
+        ("conditions", given["conditions"], manifest.conditions),
+        ("outputs", {name: (lift.dtypes[name], shape) for name, shape in lift.outputs.items()}, manifest.outputs),
+        ("states", {s.name: (str(s.dtype), s.shape) for s in lift.states}, manifest.states),
     )
-    for what, mine, its in sides:
-        if dict(mine) != its:
+    for what, found, specs in sides:
+        mine = {name: (dtype.removeprefix("torch."), shape) for name, (dtype, shape) in found.items()}
+        its = {spec.name: (spec.dtype, spec.shape) for spec in specs}
+        if mine != its:
             raise ExportError(
-                f"{lift.name} is not what the artifact was exported from: its {what} are {_shapes(mine)}, the artifact's {_shapes(its)}; "
+                f"{lift.name} is not what the artifact was exported from: its {what} are {_words(mine)}, the artifact's {_words(its)}; "
                 "give the module, sizes and example that were exported"
             )
 
 
-def _shapes(named: Mapping[str, tuple[int | str, ...]]) -> str:
-    return ", ".join(f"{name} [{', '.join(map(str, shape))}]" for name, shape in named.items()) or "none"
+def _inputs_of(lift: "Lift") -> "dict[str, tuple[LiftedInput, ...]]":
+    return {"inputs": lift.inputs, "conditions": lift.conditions}
+
+
+def _words(named: Mapping[str, tuple[str, tuple[int | str, ...]]]) -> str:
+    return ", ".join(f"{name} {dtype} [{', '.join(map(str, shape))}]" for name, (dtype, shape) in named.items()) or "none"
 
 
 def _has_same_weights(lift: "Lift", manifest: Manifest) -> bool:

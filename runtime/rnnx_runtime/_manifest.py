@@ -222,7 +222,8 @@ class TrajectorySummary(_Strict, frozen=True):
 class ParitySummary(_Strict, frozen=True):
     """What the parity gate found: the largest absolute differences against the eager module.
 
-    `second_opinion`: of onnx's own evaluator; None where it cannot judge the graph, or was not asked.
+    `by_rounding`: cases that are off by more than the tolerance, and no further than rounding takes the module itself; they are not
+    among the largest differences. `second_opinion`: of onnx's own evaluator; None where it cannot judge the graph, or was not asked.
     """
 
     passed: bool
@@ -232,6 +233,7 @@ class ParitySummary(_Strict, frozen=True):
     stepping: float
     tolerance: float
     proof: Literal["quick", "full", "thorough"] = "full"
+    by_rounding: int = 0
     second_opinion: float | None = None
     trajectory: TrajectorySummary | None = None
 

@@ -101,6 +101,50 @@ class TwoHeads(nn.Module):
         return self.mean(y), self.spread(y)
 
 
+class TwoScales(nn.Module):
+    """A value in the millions beside a probability."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.RNN(3, 8, nonlinearity="relu", batch_first=True), nn.Linear(8, 2)
+        with torch.no_grad():
+            self.head.weight[0] *= 1e6
+            self.head.bias.copy_(torch.tensor([1e6, 0.5]))
+
+    def forward(self, x):
+        y = self.head(self.layer(x)[0])
+        return torch.cat([y[..., :1], torch.sigmoid(y[..., 1:])], -1)
+
+
+class Tiny(nn.Module):
+    """Answers that are hardly anything."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.GRU(3, 5, batch_first=True, bias=False)
+
+    def forward(self, x):
+        return self.layer(x)[0]
+
+
+class MaskedLogits(Integrator):
+    """The same, with a symbol that is ruled out."""
+
+    def forward(self, x):
+        return super().forward(x).masked_fill(torch.tensor([False, True, False, False, False]), -torch.inf)
+
+
+class Both(nn.Module):
+    """Looks both ways in time."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.LSTM(3, 5, 2, batch_first=True, bidirectional=True), nn.Linear(10, 2)
+
+    def forward(self, x):
+        return self.head(self.layer(x)[0])
+
+
 MODULES: dict[str, Callable[[], tuple[nn.Module, object]]] = {
     "lstm": lambda: _with_example(Explicit("lstm", num_layers=2)),
     "lstm batch first": lambda: _with_example(Explicit("lstm", batch_first=True)),
@@ -114,6 +158,10 @@ MODULES: dict[str, Callable[[], tuple[nn.Module, object]]] = {
     "loop": lambda: (Looped(), torch.randn(2, 4, 3)),
     "padded": lambda: (Padded(), (torch.randn(3, 5, 3), torch.tensor([5, 4, 2]))),
     "two heads": lambda: (TwoHeads(), torch.randn(2, 4, 3)),
+    "two scales": lambda: (TwoScales(), torch.randn(2, 4, 3)),
+    "tiny": lambda: (Tiny(), torch.randn(2, 4, 3) * 1e-7),
+    "masked": lambda: (MaskedLogits(), torch.randn(2, 4, 3)),
+    "both ways": lambda: (Both(), torch.randn(2, 4, 3)),
 }
 
 
@@ -193,6 +241,10 @@ def gates(operator, order):
         monkeypatch.setitem(_operators._GATES, operator, order)
 
     return plant
+
+
+def input_weights_zero(weights, layer, number):
+    weights["onnx_w"].zero_()
 
 
 def biases_doubled(weights, layer, number):
@@ -287,6 +339,22 @@ def goes_backwards(graph):
     node = next(node for node in graph.node if node.op_type in ("RNN", "LSTM", "GRU"))
     keep(node, lambda attribute: attribute.name != "direction")
     node.attribute.append(helper.make_attribute("direction", "reverse"))
+
+
+def small_bias_dropped(graph):
+    """Of the bias of two features, that of the small one."""
+    bias = next(tensor for tensor in graph.initializer if tensor.name.endswith("head.bias"))
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) * np.array([1, 0], np.float32), bias.name))
+
+
+def cut_off(graph):
+    """Answers 512 steps at most."""
+    name = graph.output[0].name
+    for node in graph.node:
+        node.output[:] = ["whole" if output == name else output for output in node.output]
+    for constant, value in (("from", 0), ("to", 512), ("along", 1)):
+        graph.initializer.append(numpy_helper.from_array(np.array([value], np.int64), constant))
+    graph.node.append(helper.make_node("Slice", ["whole", "from", "to", "along"], [name]))
 
 
 def batch_taken_for_time(graph):
@@ -399,6 +467,11 @@ MUTANTS = (
     Mutant("lengths dropped", "padded", lowered(lengths_dropped), "padding"),
     Mutant("every iteration begins anew", "loop", lowered(scan_begins_anew), "whole", ("one step",)),
     Mutant("loop runs backwards", "loop", lowered(scan_runs_backwards), "whole", ("one step",)),
+    Mutant("small bias beside a large one dropped", "two scales", lowered(small_bias_dropped), "untouched"),
+    Mutant("hardly anything becomes nothing", "tiny", packed(input_weights_zero), "untouched"),
+    Mutant("weights in float16, both ways", "both ways", packed(weights_in_half_precision), "strict"),
+    Mutant("cut off after 512 steps", "lstm batch first", lowered(cut_off), "long", ("whole", "one step", "trajectory")),
+    Mutant("cell behind a mask forgets", "masked", packed(cell_forgets), "trajectory", ("one step", "whole")),
     Mutant("cell state clipped", "integrator", computed(state_clipped), "visited", ("one step", "whole", "untouched")),
     Mutant(
         "cell forgets two parts in ten million a step",

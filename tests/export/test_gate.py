@@ -73,7 +73,7 @@ def test_progress_tells_each_check_and_ends_with_the_whole(tmp_path):
     module = Hidden("gru")
     rnnx.export(module, example(module), tmp_path / "model.onnx", progress=lambda *of: told.append(of))
     assert list(dict.fromkeys(check for check, _ in told)) == [
-        *("untouched", "whole", "padding", "one step", "chunks", "protocol", "visited", "trajectory"),
+        *("untouched", "whole", "padding", "one step", "chunks", "protocol", "visited", "long", "trajectory", "proof"),
     ]
     shares = [done for _, done in told]
     assert shares == sorted(shares)

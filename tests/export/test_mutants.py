@@ -28,5 +28,5 @@ def test_caught(mutant, monkeypatch, tmp_path):
 def test_there_are_enough_of_them():
     assert len(MUTANTS) >= 20
     assert {mutant.caught_by for mutant in MUTANTS} >= {
-        *("untouched", "whole", "one step", "visited", "chunks", "padding", "trajectory"),
+        *("untouched", "whole", "one step", "strict", "visited", "chunks", "padding", "long", "trajectory"),
     }

@@ -9,12 +9,13 @@ from tests.export.mutants import Integrator
 from torch import nn
 
 import rnnx
-from rnnx._quiet import quiet
-from rnnx._readings import lift as find_lift
 from rnnx._parity.subjects import ArtifactSubject
 from rnnx._parity.task import TaskMeter
 from rnnx._parity.tolerances import TOLERANCES
 from rnnx._parity.trajectory import _marks, follow
+from rnnx._parity.twins import Twins
+from rnnx._quiet import quiet
+from rnnx._readings import lift as find_lift
 from rnnx_runtime import load
 
 
@@ -39,12 +40,12 @@ def test_a_network_that_forgets_stays_at_its_rounding(tmp_path):
     run = exported(Gru(), torch.randn(2, 4, 3), tmp_path).parity.trajectory
     assert (run.reference, run.steps, run.marks[-1]) == ("float64", 10_000, 10_000)
     assert run.horizon is run.eager_horizon is None
-    assert 0 < run.error < 1e-6
-    assert 0 < run.eager < 1e-6
+    assert 0 < run.error < 2e-6
+    assert 0 < run.eager < 1e-5
     assert [(curve.kind, curve.name) for curve in run.curves] == [("output", "output"), ("state", "layer.l0.h")]
     for curve in run.curves:
         assert list(curve.exported) == sorted(curve.exported)
-        assert curve.allowed == pytest.approx([1e-5] * len(run.marks))
+        assert all(1e-6 < bound < 1e-3 for bound in curve.allowed)
 
 
 def test_a_chaotic_network_is_proven_and_its_horizon_is_told(tmp_path):
@@ -156,7 +157,7 @@ def test_a_tolerance_that_is_too_strict_fails_at_the_step_where_it_is_broken(tmp
     with quiet():
         lift = find_lift(module, x)
     strict = dataclasses.replace(TOLERANCES["float32"], envelope=0.01, floor=0.0)
-    run = follow(lift, ArtifactSubject(lift, load(done.path)), 300, strict, seed=7)
+    run = follow(lift, ArtifactSubject(lift, load(done.path)), 300, strict, Twins(lift))
     assert not run.passed
     report = dataclasses.replace(done.parity, trajectory=run)
     assert report.failed == ("trajectory",)
@@ -185,7 +186,7 @@ def test_choices_and_surprise_by_hand(tmp_path):
     expected = np.log(np.array([[[0.5, 0.25, 0.125, 0.125], [0.25, 0.5, 0.125, 0.125], [0.25, 0.25, 0.5, 1e-9]]]))
     found = expected.copy()
     found[0, 0] = np.log([0.25, 0.5, 0.125, 0.125])
-    meter.add({"output": found}, {"output": expected}, {"tokens": torch.tensor([[2, 0, 1]])}, 3)
+    meter.add({"output": found}, {"output": expected}, {"tokens": torch.tensor([[2, 0, 1]])}, 3, 3)
     task = meter.result(TOLERANCES["float32"])
     assert task.agreement == pytest.approx(2 / 3)
     assert task.bits == pytest.approx(1 / 2)  # 1 bit at token 0, 2 bits by the other; the second token is alike; mean over two
@@ -196,7 +197,7 @@ def test_choices_and_surprise_by_hand(tmp_path):
 def test_either_of_two_equal_scores_is_right(tmp_path):
     meter = logits_meter(tmp_path)
     expected = np.array([[[1.0, 1.0 + 1e-7, 0.0, 0.0]]])
-    meter.add({"output": expected[..., [1, 0, 2, 3]]}, {"output": expected}, {"tokens": torch.tensor([[2]])}, 1)
+    meter.add({"output": expected[..., [1, 0, 2, 3]]}, {"output": expected}, {"tokens": torch.tensor([[2]])}, 1, 1)
     assert meter.result(TOLERANCES["float32"]).agreement == 1
 
 
@@ -206,7 +207,7 @@ def test_values_are_held_against_their_spread(tmp_path):
     with quiet():
         meter = TaskMeter(find_lift(module, x), done.manifest)
     expected = np.array([[[1.0] * 8, [3.0] * 8]])
-    meter.add({"output": expected + 0.5}, {"output": expected}, {}, 2)
+    meter.add({"output": expected + 0.5}, {"output": expected}, {}, 2, 2)
     task = meter.result(TOLERANCES["float32"])
     assert (task.agreement, task.bits) == (None, None)
     assert task.rmse == pytest.approx(0.5)

@@ -118,7 +118,9 @@ def test_a_wrong_artifact_does_not_hold(monkeypatch, tmp_path):
 def test_another_module_is_refused(lstm):
     _, _, path = lstm
     other = Explicit("gru")
-    with pytest.raises(rnnx.ExportError, match=r"is not what the artifact was exported from: its states are layer\.l0\.h \["):
+    with pytest.raises(
+        rnnx.ExportError, match=r"is not what the artifact was exported from: its states are layer\.l0\.h float32 \["
+    ):
         rnnx.verify(path, other, example(other))
 
 
@@ -197,6 +199,20 @@ def test_anybodys_module(command, tmp_path):
     result = command(str(tmp_path / "net.onnx"), "--module", target, "--quick")
     assert (result.exit_code, result.stderr) == (0, "")
     assert "compared with eager GRU" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["export", "verify"])
+def test_in_a_pipe_a_long_proof_says_now_and_then_how_far_it_is(command, project):
+    code = f"""
+from rnnx import _progress
+_progress._SECONDS = 0.0
+from rnnx._cli import main
+main(["{command}", *{["artifacts/model.onnx"] if command == "verify" else []}, "--model", "emb_rnn"])
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
+    lines = result.stderr.splitlines()
+    assert lines[0] == "proof: 0 %, untouched"
+    assert any(line.endswith("%, trajectory") for line in lines)
 
 
 @pytest.mark.parametrize(

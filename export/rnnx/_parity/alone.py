@@ -5,6 +5,7 @@ shown all the same.
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnnx._parity.cases import Case
-from rnnx._parity.compare import Arrays, compare
+from rnnx._parity.compare import Arrays, compare, difference
 from rnnx._parity.report import ParityReport
 from rnnx._parity.tolerances import Tolerance, tolerance_of
 from rnnx_runtime import Model, State
@@ -20,6 +21,8 @@ from rnnx_runtime.artifact import BATCH, Input, Output, golden_start
 
 _BATCHES: Final = (1, 2, 5)
 _STEPS: Final = 24
+_NUDGED: Final = 6  # runs
+_TIMES: Final = 4.0  # as far as those part
 _CUTS: Final = (0, 1, 4, 5, 13, _STEPS)
 
 
@@ -57,7 +60,36 @@ def _stepping(model: Model, chunk: Arrays, state: State, tolerance: Tolerance) -
             found = _streamed(model, inputs, begin, cuts)
             outputs, wrong = compare(found[0], expected[0], tolerance)
             states, wrong_states = compare(found[1], expected[1], tolerance)
-            yield Case(check, "onnx", batch, _STEPS, "golden", outputs, states, not wrong + wrong_states)
+            close = not wrong + wrong_states
+            explained = not close and _is_chaos(model, inputs, begin, found, expected)
+            yield Case(check, "onnx", batch, _STEPS, "golden", outputs, states, close or explained, explained=explained)
+
+
+def _is_chaos(
+    model: Model, inputs: Arrays, begin: State, found: tuple[Arrays, Arrays], expected: tuple[Arrays, Arrays]
+) -> bool:
+    """Whether the artifact parts from itself as far where its state after the first step is nudged by a few roundings."""
+    generator = np.random.default_rng(1)
+    _, after = model.run(_cut(model, inputs, 0, 1), begin)
+    rest = _cut(model, inputs, 1, _STEPS)
+    runs = []
+    for place in range(_NUDGED + 1):
+        state = after if place == 0 else model.make_state({n: _nudged(array, generator) for n, array in after.items()})
+        answer, ended = model.run(rest, state)
+        runs.append((_named(model, answer), dict(ended)))
+    for side in range(2):
+        for name, right in expected[side].items():
+            moved = max(float(difference(one[side][name], runs[0][side][name]).max(initial=0.0)) for one in runs[1:])
+            if not difference(found[side][name], right).max(initial=0.0) <= _TIMES * moved:
+                return False
+    return True
+
+
+def _nudged(array: NDArray[Any], generator: np.random.Generator) -> NDArray[Any]:
+    if array.dtype.kind != "f":
+        return array
+    moved: NDArray[Any] = array * (1 + 4 * np.finfo(array.dtype).eps * generator.choice((-1, 1), array.shape))
+    return moved.astype(array.dtype)
 
 
 def _second_opinion(model: Model, data: bytes, start: tuple[Arrays, State], tolerance: Tolerance) -> Case | str:
@@ -81,9 +113,10 @@ def _second_opinion(model: Model, data: bytes, start: tuple[Arrays, State], tole
     found = SecondOpinion(manifest, data).run(feeds)
     if isinstance(found, Unable):
         return found.because
-    apart, wrong = compare(found, outputs, tolerance)
+    # There is no module whose rounding could be asked, so large values are judged on their own scale.
+    apart, wrong = compare(found, outputs, tolerance, math.inf)
     ended = {spec.name: found[spec.output] for spec in manifest.states}
-    states_apart, wrong_states = compare(ended, states, tolerance)
+    states_apart, wrong_states = compare(ended, states, tolerance, math.inf)
     steps = 1 if manifest.one_step else _steps_of(model, start[0])
     return Case("reference", "onnx", start[1].batch, steps, "golden", apart, states_apart, not wrong + wrong_states)
 

@@ -9,9 +9,10 @@ class Case:
     """One comparison: the largest absolute difference of each tensor, and whether all values are within the tolerance.
 
     Attributes:
-        check: of those that `_parity/proof.py` lists.
+        check: of those that `_parity/gate.py` lists.
         form: what was compared with the eager module: "onnx" or "torchscript".
         start: the states that it began with.
+        explained: whether something is off by more than the tolerance, and by no more than rounding takes the eager module itself.
         note: why there is nothing to compare, where the exported model does not run.
     """
 
@@ -23,6 +24,7 @@ class Case:
     outputs: Mapping[str, float]
     states: Mapping[str, float]
     passed: bool
+    explained: bool = False
     note: str = ""
 
     @property

@@ -12,24 +12,41 @@ from rnnx._parity.tolerances import Tolerance
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def compare(found: Arrays, expected: Arrays, tolerance: Tolerance) -> tuple[dict[str, float], list[str]]:
+def compare(
+    found: Arrays, expected: Arrays, tolerance: Tolerance, largest_scale: float = 1.0
+) -> tuple[dict[str, float], list[str]]:
     """The largest absolute difference of each tensor, and the tensors that do not agree over a sequence.
 
-    Floats agree on the scale of their tensor, everything else exactly. A value that is not finite must be the same in both.
+    Floats agree on the scale of their tensor, up to `largest_scale`, everything else exactly. A value that is not finite must be
+    the same in both.
     """
     largest: dict[str, float] = {}
     wrong = []
     for name, want in expected.items():
         apart = difference(found[name], want)
         largest[name] = float(apart.max(initial=0.0))
-        if want.dtype.kind == "f" and math.isfinite(largest[name]):
-            size = np.abs(np.where(np.isfinite(want), want, 0))
-            scale = min(1.0, float(size.max(initial=0.0)))
-            close = bool((apart <= tolerance.absolute * scale + tolerance.relative * size).all())
-        else:
-            close = not apart.any()
-        wrong += [] if close else [name]
+        if not np.all(apart <= allowed(want, tolerance, largest_scale)):
+            wrong.append(name)
     return largest, wrong
+
+
+def allowed(want: NDArray[Any], tolerance: Tolerance, largest_scale: float = 1.0) -> NDArray[np.float64]:
+    """How far apart each value may be: on the scale of its tensor, up to `largest_scale`; nothing where it is no float."""
+    if want.dtype.kind != "f":
+        return np.zeros(want.shape)
+    size = np.abs(np.where(np.isfinite(want), want, 0)).astype(np.float64)
+    bound: NDArray[np.float64] = (
+        tolerance.absolute * min(largest_scale, float(size.max(initial=0.0))) + tolerance.relative * size
+    )
+    return bound
+
+
+def allowed_in_one_step(want: NDArray[Any], tolerance: Tolerance) -> NDArray[np.float64]:
+    """How far apart each value may be after one step, relative above 1; nothing where it is no float."""
+    if want.dtype.kind != "f":
+        return np.zeros(want.shape)
+    bound: NDArray[np.float64] = tolerance.one_step * np.maximum(1, np.abs(np.nan_to_num(want)).astype(np.float64))
+    return bound
 
 
 def relative(found: Arrays, expected: Arrays) -> float:

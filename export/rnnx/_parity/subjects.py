@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rnnx._axes import batch_first, has_time
+from rnnx._eager import first_line
 from rnnx._lift import Lift
-from rnnx_runtime import Model, State, Stream
+from rnnx_runtime import ExecutionError, Model, State, Stream
 
 Arrays = dict[str, NDArray[Any]]
 Script = Callable[..., tuple[Tensor, ...]]
@@ -104,6 +105,33 @@ class ArtifactSubject(Subject):
     def _answers(self, answer: Any) -> Arrays:
         """By name: a single output comes without its own."""
         return answer if isinstance(answer, dict) else {next(iter(self.lift.outputs)): answer}
+
+
+@final
+class FileSubject(Subject):
+    """The artifact's file in plain ONNX Runtime, in one call whatever its length, as those run it who do not have our runtime."""
+
+    form = "onnx"
+
+    def __init__(self, lift: Lift, data: bytes) -> None:
+        import onnxruntime
+
+        super().__init__(lift)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 4
+        self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+    def run(self, inputs: Mapping[str, Tensor], states: Mapping[str, Tensor] | None = None) -> tuple[Arrays, Arrays]:
+        states = self.lift.initial_states(inputs) if states is None else states
+        feeds = as_arrays({spec.name: inputs[spec.name] for spec in self.lift.inputs} | dict(states))
+        names = [*self.lift.outputs, *(f"{name}.next" for name in states)]
+        try:
+            found = dict(zip(names, self._session.run(names, feeds), strict=True))
+        except Exception as error:  # ONNX Runtime's have no base of their own
+            raise ExecutionError(f"ONNX Runtime failed: {first_line(error)}") from error
+        outputs = {name: torch.from_numpy(found[name]) for name in self.lift.outputs}
+        return as_answers(self.lift, outputs, inputs), {name: found[f"{name}.next"] for name in states}
 
 
 @final

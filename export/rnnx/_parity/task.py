@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Final, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,9 @@ from rnnx._axes import batch_first, has_time
 from rnnx._lift import Lift
 from rnnx._parity.compare import Arrays
 from rnnx._parity.tolerances import Tolerance
-from rnnx_runtime.artifact import Manifest
+from rnnx_runtime.artifact import Dimension, Manifest
+
+_SMALL: Final = 1e-6  # of the largest feature's size: features below are held to that
 
 
 @dataclass(frozen=True)
@@ -41,41 +43,49 @@ class TaskMeter:
     """
 
     def __init__(self, lift: Lift, manifest: Manifest) -> None:
-        tokens = {spec.vocabulary_size: spec for spec in lift.inputs if spec.vocabulary_size is not None}
+        tokens = {
+            spec.vocabulary_size: spec for spec in lift.inputs if spec.vocabulary_size is not None and spec.example.ndim == 2
+        }
         floats = {spec.name: spec for spec in manifest.outputs if spec.dtype.startswith("float")}
         scores = [
             name
             for name, spec in floats.items()
-            if spec.role == "logits" or (has_time(spec.shape) and spec.shape[-1] in tokens and spec.shape[-1] != 1)
+            if spec.role == "logits" or (_is_of_steps(spec.shape) and spec.shape[-1] in tokens and spec.shape[-1] != 1)
         ]
         self._scores = scores
         self._timed = {name for name, spec in floats.items() if has_time(spec.shape)}
         self._read = next(
-            (tokens[size] for name in scores[:1] if isinstance(size := floats[name].shape[-1], int) and size in tokens), None
+            (
+                tokens[size]
+                for name in scores[:1]
+                if _is_of_steps(floats[name].shape) and isinstance(size := floats[name].shape[-1], int) and size in tokens
+            ),
+            None,
         )
         self._chosen = self._alike = self._predicted = 0
         self._surprise = np.zeros(2)  # bits: found, expected
-        self._moments = {name: np.zeros(4) for name in floats if name not in scores}  # count, Σy, Σy², Σ(difference²)
+        self._moments: dict[str, Any] = {name: 0.0 for name in floats if name not in scores}  # of each feature
 
-    def add(self, found: Arrays, expected: Arrays, inputs: Mapping[str, Tensor], steps: int) -> None:
-        """The first `steps` of one call: answers `(B, T, ...)` or `(B, ...)`."""
+    def add(self, found: Arrays, expected: Arrays, inputs: Mapping[str, Tensor], steps: int, taken: int) -> None:
+        """The first `steps` of a call of `taken` steps: answers `(B, T, ...)` or, once per call, `(B, ...)`."""
         if steps <= 0:
             return
         for name in self._scores:
             self._add_choices(found[name][:, :steps], expected[name][:, :steps])
         if self._read is not None and steps > 1:
-            name, (batch, taken) = self._scores[0], found[self._scores[0]].shape[:2]
-            tokens = batch_first(inputs[self._read.name], self._read.shape, batch, taken).numpy()
+            name = self._scores[0]
+            tokens = batch_first(inputs[self._read.name], self._read.shape, len(found[name]), taken).numpy()
             self._add_surprise(found[name][:, : steps - 1], expected[name][:, : steps - 1], tokens[:, 1:steps])
-        for name, moments in self._moments.items():
-            part = (slice(None), slice(steps)) if name in self._timed else ()
-            have, want = (array[part].astype(np.float64) for array in (found[name], expected[name]))
-            moments[:] += (want.size, want.sum(), (want**2).sum(), ((have - want) ** 2).sum())
+        for name in self._moments:
+            if name in self._timed:
+                self._add_values(name, found[name][:, :steps], expected[name][:, :steps], (0, 1))
+            elif steps == taken:
+                self._add_values(name, found[name], expected[name], (0,))
 
     def result(self, tolerance: Tolerance) -> Task:
         agreement = self._alike / self._chosen if self._chosen else None
         bits = float(abs(self._surprise[0] - self._surprise[1]) / self._predicted) if self._predicted else None
-        rmse = max((_on_spread(*moments) for moments in self._moments.values() if moments[0]), default=None)
+        rmse = max((_on_spread(moments) for moments in self._moments.values() if np.ndim(moments)), default=None)
         passed = (
             self._chosen - self._alike <= max(1, (1 - tolerance.agreement) * self._chosen)
             and (bits is None or bits <= tolerance.bits)
@@ -91,16 +101,41 @@ class TaskMeter:
         self._alike += int((best - chosen <= 1e-5 * np.maximum(1, np.abs(best))).sum())
 
     def _add_surprise(self, found: NDArray[Any], expected: NDArray[Any], following: NDArray[Any]) -> None:
-        for place, scores in enumerate((found, expected)):
-            logits = scores.reshape(*following.shape, -1).astype(np.float64)
-            logits -= logits.max(axis=-1, keepdims=True)
-            logs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-            self._surprise[place] -= np.take_along_axis(logs, following[..., None], axis=-1).sum() / math.log(2)
-        self._predicted += following.size
+        bits = [_surprise(scores.astype(np.float64), following) for scores in (found, expected)]
+        finite = np.isfinite(bits[0]) & np.isfinite(bits[1])  # a symbol that is ruled out is no surprise that can be averaged
+        self._surprise += [float(one[finite].sum()) for one in bits]
+        self._predicted += int(finite.sum())
+
+    def _add_values(self, name: str, found: NDArray[Any], expected: NDArray[Any], axes: tuple[int, ...]) -> None:
+        """Count, Σy, Σy² and Σ(difference²) of each feature, over what is finite in both."""
+        finite = np.isfinite(found) & np.isfinite(expected)
+        have, want = (np.where(finite, array, 0).astype(np.float64) for array in (found, expected))
+        sums = [part.sum(axis=axes) for part in (finite.astype(np.float64), want, want**2, (have - want) ** 2)]
+        self._moments[name] = self._moments[name] + np.stack(sums)
 
 
-def _on_spread(count: float, total: float, squares: float, apart: float) -> float:
-    """The root mean square of differences, in multiples of the values' standard deviation; of their size where they do not vary."""
-    spread = math.sqrt(max(squares / count - (total / count) ** 2, 0.0))
-    size = math.sqrt(squares / count)
-    return math.sqrt(apart / count) / (spread if spread > 1e-6 * size else size or 1.0)
+def _surprise(scores: NDArray[np.float64], following: NDArray[Any]) -> NDArray[np.float64]:
+    """-log2 p of each next token, from scores `(B, T, V)`."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        logits = scores - scores.max(axis=-1, keepdims=True)
+        logs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    bits: NDArray[np.float64] = -np.take_along_axis(logs, following[..., None], axis=-1)[..., 0] / math.log(2)
+    return bits
+
+
+def _on_spread(moments: NDArray[np.float64]) -> float:
+    """The largest root mean square of differences of any feature, in multiples of its standard deviation; of its size where it
+    does not vary.
+    """
+    count, total, squares, apart = moments.reshape(4, -1)
+    count = np.maximum(count, 1)
+    size = np.sqrt(squares / count)
+    spread = np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0))
+    scale = np.where(spread > _SMALL * size, spread, size)
+    floor = _SMALL * float(size.max(initial=0.0)) or 1.0
+    return float((np.sqrt(apart / count) / np.maximum(scale, floor)).max(initial=0.0))
+
+
+def _is_of_steps(shape: tuple[Dimension, ...]) -> bool:
+    """Whether a shape is scores of each step: batch and time, and one axis behind."""
+    return has_time(shape) and sum(isinstance(size, int) for size in shape) == 1

@@ -1,17 +1,17 @@
 """Thousands of steps: the exported model and the eager module, both against float64.
 
 A difference of one rounding stays one in a network that forgets, and grows without bound in one that does not: that is the
-network's own doing. So no number bounds the difference; what the eager module's own rounding makes of it does. At step t the
-exported model may be `envelope` times as far from float64 as the eager module is up to step 2t.
+network's own doing. So no number bounds the difference; what rounding makes of the module itself does. At step t, each feature of
+the exported model may be `envelope` times as far from float64 as the eager module, or float64 with nudged weights, is up to step 2t.
 
-Where a module cannot be computed in float64, the eager module itself is the reference, and how far it gets from itself when its
-state is nudged by a few roundings is the measure.
+Where a module cannot be computed in float64, the eager module itself is the reference, and its nudged twins are the measure.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from functools import partial
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -20,29 +20,33 @@ from torch import Tensor
 
 from rnnx._axes import has_time
 from rnnx._lift import Lift
-from rnnx._parity.compare import Arrays
-from rnnx._parity.float64 import doubled, float64_by_default, in_float64, nudged
-from rnnx._parity.subjects import ArtifactSubject, as_arrays, eager_answers
+from rnnx._parity.compare import difference
+from rnnx._parity.eager import in_one_call
+from rnnx._parity.subjects import ArtifactSubject
 from rnnx._parity.task import Task, TaskMeter
 from rnnx._parity.tolerances import Tolerance
+from rnnx._parity.twins import Answer, Twins, largest
 
 _ROWS: Final = 2
 _CHUNK: Final = 256  # steps of one call at most
 _PER_DECADE: Final = 8
 _APART: Final = 1e-3  # of a tensor's scale: from here on, two runs are no longer the same
+_FEWEST: Final = 100  # steps over which the measure is taken at least: a single rounding may be nought by luck
+_SMALL: Final = 1e-6  # of a tensor's scale: features below are held to that
+_NUDGED: Final = (1, 8)  # twins, and how many where one does not explain what was found
 
 Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The error of one tensor against the reference, on the scale of its values, up to each of the marked steps.
+    """The error of one tensor against the reference, on the scale of each feature's values, up to each of the marked steps.
 
     Attributes:
         kind: whether it is an output or a state.
-        exported: of the exported model.
-        eager: of the eager module, which the envelope is made of.
-        allowed: how large `exported` may be.
+        exported: of the exported model, in the feature where it is largest.
+        eager: of the eager module, or of a nudged twin where that is further off.
+        allowed: `exported`, divided by how much of what is allowed the feature nearest to its bound takes up.
     """
 
     name: str
@@ -61,11 +65,12 @@ class Trajectory:
     """What became of a long run.
 
     Attributes:
-        steps: how many were taken: fewer than asked for where the module itself leaves the finite numbers.
+        steps: how many were taken: fewer than asked for where the states leave the finite numbers.
         reference: what the errors are against.
         marks: the steps at which the curves are given.
-        horizon: the first step at which the exported model is no longer the same run as the reference; None where there is none.
-        eager_horizon: the same of the eager module.
+        horizon: the first step at which the exported model is no longer the same run as the reference; None where there is none. Of
+            states, and of outputs without time, only the ends of calls are known.
+        eager_horizon: the same of the eager module, or of its nudged twin.
         task: what the differences do to decisions or values, up to the nearer horizon.
     """
 
@@ -92,32 +97,38 @@ class Trajectory:
         return max((curve.eager[-1] for curve in self.curves if curve.eager), default=0.0)
 
 
-@dataclass
-class _Errors:
-    """Of one tensor: the largest so far, at each mark, and where it got too large."""
-
-    scale: float = 0.0
-    largest: float = 0.0
-    at_marks: list[float] = field(default_factory=list)
-    horizon: int | None = None
-
-    def add(self, apart: NDArray[np.float64], steps: range) -> None:
-        """`apart` per step, on no scale yet; of a tensor without steps, one value, of the last."""
-        errors = np.where(np.isnan(apart), math.inf, apart) / (self.scale or 1.0)
-        self.largest = max(self.largest, float(errors.max(initial=0.0)))
-        beyond = np.flatnonzero(errors > _APART)
-        if self.horizon is None and beyond.size:
-            self.horizon = steps[int(beyond[0])] if len(errors) == len(steps) else steps[-1]
-
-
 def follow(
-    lift: Lift, subject: ArtifactSubject, steps: int, tolerance: Tolerance, seed: int, progress: Progress = lambda done: None
+    lift: Lift,
+    subject: ArtifactSubject,
+    steps: int,
+    tolerance: Tolerance,
+    twins: Twins,
+    seed: int = 7,
+    progress: Progress = lambda done: None,
 ) -> Trajectory:
-    """Take both through the same random inputs, from the initial state, with the states carried."""
-    runs = _Runs(lift, subject, seed)
-    marks = list(_marks(steps))
+    """Take both through the same random inputs, from the initial state, with the states carried.
+
+    Where a single nudged twin does not explain what is found, more are asked: what is rare may have missed it.
+    """
+    few, many = _NUDGED
+    found = _follow(lift, subject, steps, tolerance, twins, few, seed, progress)
+    return found if found.passed else _follow(lift, subject, steps, tolerance, twins, many, seed, progress)
+
+
+def _follow(
+    lift: Lift,
+    subject: ArtifactSubject,
+    steps: int,
+    tolerance: Tolerance,
+    twins: Twins,
+    nudged: int,
+    seed: int,
+    progress: Progress,
+) -> Trajectory:
+    runs = _Runs(lift, subject, twins, nudged, seed)
+    marks: list[int] = []
     taken = 0
-    for mark in marks:
+    for mark in _marks(steps):
         while taken < mark and runs.finite:
             taken = min(mark, taken + _CHUNK)
             runs.advance(taken)
@@ -125,118 +136,145 @@ def follow(
         if not runs.finite:
             break
         runs.mark()
-    kept = marks[: runs.marked]
+        marks.append(mark)
     return Trajectory(
-        kept[-1] if kept else 0,
-        runs.reference,
-        tuple(kept),
-        tuple(runs.curves(kept, tolerance)),
-        _earliest(errors.horizon for errors in runs.exported.values()),
-        _earliest(errors.horizon for errors in runs.eager.values()),
+        marks[-1] if marks else 0,
+        twins.kind,
+        tuple(marks),
+        tuple(errors.curve(marks, tolerance) for errors in runs.errors.values()),
+        _earliest(errors.horizon for errors in runs.errors.values()),
+        _earliest(errors.measure_horizon for errors in runs.errors.values()),
         runs.meter.result(tolerance),
     )
 
 
-class _Runs:
-    """The exported model, the eager module and the reference, at the same step."""
+@dataclass
+class _Errors:
+    """Of one tensor, feature by feature: the largest so far, at each mark; and where it got too large.
 
-    def __init__(self, lift: Lift, subject: ArtifactSubject, seed: int) -> None:
-        self._lift, self._subject = lift, subject
-        self.meter = TaskMeter(lift, subject.model.manifest)
+    Attributes:
+        axes: those of rows and steps.
+        scale: the largest value of the reference, of each feature.
+        whole_scale: of all features.
+    """
+
+    name: str
+    kind: Literal["output", "state"]
+    axes: tuple[int, ...]
+    timed: bool
+    whole_scale: float
+    scale: Any = 0.0
+    exported: Any = 0.0
+    measure: Any = 0.0
+    at_marks: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default_factory=list)
+    horizon: int | None = None
+    measure_horizon: int | None = None
+
+    def add(self, found: NDArray[Any], true: NDArray[Any], others: Iterable[NDArray[Any]], steps: range) -> None:
+        """One call: of the exported model, of the reference, and of what rounding is measured by."""
+        sized = np.where(np.isfinite(true), true, 0) if true.dtype.kind == "f" else true
+        self.scale = np.maximum(self.scale, largest(sized, self.axes))
+        self.whole_scale = max(self.whole_scale, float(np.max(self.scale, initial=0.0)))
+        apart = difference(found, true.astype(found.dtype))
+        self.exported = np.maximum(self.exported, largest(apart, self.axes))
+        self.horizon = self._horizon(self.horizon, apart, steps)
+        for other in others:
+            apart = difference(other.astype(true.dtype), true)
+            self.measure = np.maximum(self.measure, largest(apart, self.axes))
+            self.measure_horizon = self._horizon(self.measure_horizon, apart, steps)
+
+    def mark(self) -> None:
+        self.at_marks.append((np.array(self.exported), np.array(self.measure)))
+
+    def curve(self, marks: list[int], tolerance: Tolerance) -> Curve:
+        """The errors at the marks, and what the envelope allows."""
+        scale = np.maximum(self.scale, _SMALL * self.whole_scale)
+        scale = np.where(scale > 0, scale, 1.0)
+        exported, eager, allowed = [], [], []
+        for place, mark in enumerate(marks):
+            until = max(i for i, other in enumerate(marks) if other <= max(2 * mark, _FEWEST) or i == place)
+            bound = tolerance.envelope * np.maximum(tolerance.floor * scale, self.at_marks[until][1])
+            mine = self.at_marks[place][0]
+            exported.append(float(np.max(mine / scale, initial=0.0)))
+            eager.append(float(np.max(self.at_marks[place][1] / scale, initial=0.0)))
+            with np.errstate(invalid="ignore"):
+                share = float(np.max(np.nan_to_num(mine / bound, nan=1.0, posinf=np.inf), initial=0.0))
+            allowed.append(exported[-1] / share if 0 < share < math.inf else tolerance.envelope * tolerance.floor)
+        return Curve(self.name, self.kind, tuple(exported), tuple(eager), tuple(allowed))
+
+    def _horizon(self, before: int | None, apart: NDArray[np.float64], steps: range) -> int | None:
+        if before is not None:
+            return before
+        if not self.timed:
+            return steps[-1] if largest(apart, tuple(range(apart.ndim))) > _APART * (self.whole_scale or 1.0) else None
+        per_step = apart.max(axis=(0, *range(2, apart.ndim)), initial=0.0)
+        beyond = np.flatnonzero(per_step > _APART * (self.whole_scale or 1.0))
+        return steps[int(beyond[0])] if beyond.size else None
+
+
+class _Runs:
+    """The exported model, the eager module and its twins, at the same step."""
+
+    def __init__(self, lift: Lift, subject: ArtifactSubject, twins: Twins, nudged: int, seed: int) -> None:
+        self._lift, self._subject, self._twins = lift, subject, twins
         self._generator = torch.Generator().manual_seed(seed)
+        self.meter = TaskMeter(lift, subject.model.manifest)
         states = lift.initial_states(lift.sample(_ROWS, 1, self._generator))
         self._stream = subject.stream(states)
-        self._eager = states
-        self._exact = self._in_float64(states)
-        self.reference: Literal["float64", "nudged"] = "nudged" if self._exact is None else "float64"
-        self._other = doubled(states) if self._exact is not None else nudged(states, self._generator)
+        # The eager module first, then the reference where that is another, then what rounding is measured by.
+        self._all = [*dict.fromkeys([lift, twins.reference]), *twins.nudged(nudged)]
+        self._states: list[Mapping[str, Tensor]] = [states for _ in self._all]
         self._step = 0
         self.finite = True
-        self.marked = 0
-        names = [*lift.outputs, *states]
-        self.exported = {name: _Errors() for name in names}
-        self.eager = {name: _Errors() for name in names}
+        scales = self._pilot(states)
+        batch_axes = {slot.name: slot.batch_axis for slot in lift.states}
+        timed = {name: has_time(shape) for name, shape in lift.outputs.items()}
+        self.errors = {
+            name: _Errors(name, "output", (0, 1) if timed[name] else (0,), timed[name], scales[name]) for name in lift.outputs
+        }
+        self.errors |= {name: _Errors(name, "state", (batch_axes[name],), False, scales[name]) for name in states}
 
     def advance(self, stop: int) -> None:
         """Take all of them to a step."""
         lift = self._lift
         inputs = lift.sample(_ROWS, stop - self._step, self._generator)
-        eager, self._eager = eager_answers(lift, inputs, self._eager)
-        if self._exact is not None:
-            with float64_by_default():
-                other, self._other = eager_answers(self._exact, doubled(inputs), self._other)
-        else:
-            other, self._other = eager_answers(lift, inputs, self._other)
-        self.finite = _finite(eager) and _finite(as_arrays(self._eager))
+        answers = [self._ask(place, inputs) for place in range(len(self._all))]
+        eager, reference = answers[0], answers[self._twins.kind == "float64"]
+        self.finite = _finite(eager[1]) and _finite(reference[1])
         if not self.finite:
             return
-        found = self._subject.feed(self._stream, inputs)
+        found = self._subject.feed(self._stream, inputs), dict(self._stream.state)
         taken = range(self._step + 1, stop + 1)
-        self._add(found, eager, other, taken)
-        self._add(dict(self._stream.state), as_arrays(self._eager), as_arrays(self._other), taken)
-        nearest = _earliest(errors.horizon for errors in (*self.exported.values(), *self.eager.values()))
-        self.meter.add(found, eager, inputs, len(taken) if nearest is None else max(0, nearest - 1 - self._step))
+        others = [answer for answer in answers if answer is not reference]
+        for side in range(2):
+            for name, true in reference[side].items():
+                self.errors[name].add(found[side][name], true, [other[side][name] for other in others], taken)
+        nearest = _earliest(at for errors in self.errors.values() for at in (errors.horizon, errors.measure_horizon))
+        steps = len(taken) if nearest is None else max(0, nearest - 1 - self._step)
+        self.meter.add(found[0], eager[0], inputs, steps, len(taken))
         self._step = stop
 
     def mark(self) -> None:
-        self.marked += 1
-        for errors in (*self.exported.values(), *self.eager.values()):
-            errors.at_marks.append(errors.largest)
+        for errors in self.errors.values():
+            errors.mark()
 
-    def curves(self, marks: list[int], tolerance: Tolerance) -> Iterator[Curve]:
-        """The errors at the marks, and what the envelope allows."""
-        later = [
-            max(i for i, other in enumerate(marks) if other <= 2 * mark or i == place) for place, mark in enumerate(marks)
-        ]
-        for name, errors in self.exported.items():
-            eager = self.eager[name].at_marks
-            allowed = tuple(tolerance.envelope * max(tolerance.floor, eager[place]) for place in later)
-            kind: Literal["output", "state"] = "output" if name in self._lift.outputs else "state"
-            yield Curve(name, kind, tuple(errors.at_marks), tuple(eager), allowed)
+    def _ask(self, place: int, inputs: Mapping[str, Tensor]) -> Answer:
+        answer = self._twins.ask(self._all[place], partial(in_one_call, inputs, self._states[place]))
+        if answer is None:
+            raise RuntimeError(f"{self._lift.name} does not go on from its own states")
+        self._states[place] = {name: torch.from_numpy(array) for name, array in answer[1].items()}
+        return answer
 
-    def _add(self, found: Arrays, eager: Arrays, other: Arrays, taken: range) -> None:
-        """Errors of one call: where float64 is the reference both are held against it, else against the eager module."""
-        for name, mine in eager.items():
-            true = other[name] if self._exact is not None else mine
-            size = float(np.abs(true.astype(np.float64)).max(initial=0.0))
-            timed = name in self._lift.outputs and has_time(self._lift.outputs[name])
-            for errors, have, want in (
-                (self.exported[name], found[name], true),
-                (self.eager[name], mine, other[name]),
-            ):
-                errors.scale = max(errors.scale, size)
-                errors.add(_apart(have, want, timed), taken)
-
-    def _in_float64(self, states: Mapping[str, Tensor]) -> Lift | None:
-        """The reference; None where the module is in float64 itself, or cannot run in it."""
-        lift = self._lift
-        if self._subject.model.manifest.precision == "float64":
-            return None
-        try:
-            twin = in_float64(lift)
-            inputs = doubled(lift.sample(_ROWS, 2, torch.Generator().manual_seed(0)))
-            with float64_by_default():
-                outputs, following = twin.run(inputs, doubled(dict(states)))
-        except Exception:
-            return None
-        tensors = (*outputs.values(), *following.values())
-        return twin if all(t.dtype != torch.float32 for t in tensors) else None
+    def _pilot(self, states: Mapping[str, Tensor]) -> dict[str, float]:
+        """How large each tensor gets in one call: until then, its first values alone would be the scale of its errors."""
+        inputs = self._lift.sample(_ROWS, _CHUNK, torch.Generator().manual_seed(0))
+        answer = self._twins.ask(self._lift, partial(in_one_call, inputs, states))
+        sides = [] if answer is None else [*answer[0].items(), *answer[1].items()]
+        found = {name: float(np.abs(np.where(np.isfinite(a), a, 0).astype(np.float64)).max(initial=0.0)) for name, a in sides}
+        return {name: found.get(name, 0.0) for name in (*self._lift.outputs, *states)}
 
 
-def _apart(have: NDArray[np.generic], want: NDArray[np.generic], timed: bool) -> NDArray[np.float64]:
-    """The largest difference per step; of a tensor without steps, one."""
-    if have.dtype.kind == "f":
-        with np.errstate(invalid="ignore"):
-            apart = np.abs(have.astype(np.float64) - want.astype(np.float64))
-    else:
-        apart = np.asarray(have != want, np.float64)
-    if timed:
-        largest: NDArray[np.float64] = apart.max(axis=(0, *range(2, apart.ndim)), initial=0.0)
-        return largest
-    return np.array([apart.max(initial=0.0)])
-
-
-def _finite(arrays: Arrays) -> bool:
+def _finite(arrays: Mapping[str, NDArray[Any]]) -> bool:
     return all(bool(np.isfinite(array).all()) for array in arrays.values() if array.dtype.kind == "f")
 
 
@@ -246,5 +284,5 @@ def _marks(steps: int) -> Iterator[int]:
     return iter(sorted(found))
 
 
-def _earliest(horizons: Iterator[int | None]) -> int | None:
+def _earliest(horizons: Iterable[int | None]) -> int | None:
     return min((horizon for horizon in horizons if horizon is not None), default=None)
