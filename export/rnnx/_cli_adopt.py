@@ -1,6 +1,7 @@
 """`rnnx adopt`: somebody else's ONNX file to an artifact. Imports nothing heavy before the command runs."""
 
 import ast
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +13,8 @@ from rnnx_runtime.artifact import CharCodec
 
 _ARTIFACT: Final = Path("artifacts/adopted.onnx")
 _NONE: Final = "none"
+_LARGE: Final = 64 << 20  # bytes of a file, of which each run takes long
+_SHOWN: Final = 60  # characters of what was typed, in a message
 _LONGEST: Final = 1 << 20  # characters of a vocabulary
 
 
@@ -80,6 +83,8 @@ def adopt(
 
     from rnnx._adopt.adoption import adopt as adopt_file
 
+    if _is_file(file) and (size := file.stat().st_size) > _LARGE:
+        click.echo(f"{file} has {size >> 20} MiB; it is run a hundred times, which takes a while", err=True)
     done = adopt_file(file, output, states=pairs, set=values, axes=said, lift=lift, trust=trust, name=name, codec=codec)
     click.echo(done.to_json() if as_json else str(done))
     if done.replaced is not None:
@@ -109,9 +114,11 @@ def _split(option: str, given: Sequence[str], example: str) -> list[tuple[str, s
 
 def _value(name: str, text: str) -> Any:
     try:
-        return ast.literal_eval(text)
+        with warnings.catch_warnings(action="ignore"):
+            return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        raise AdoptError(f"--set {name} needs a number, or a list of numbers; got {text!r}") from None
+        shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+        raise AdoptError(f"--set {name} needs a number, or a list of numbers; got {shown!r}") from None
 
 
 def _codec(given: str) -> CharCodec:

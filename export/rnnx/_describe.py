@@ -86,6 +86,8 @@ def _steps(manifest: Manifest) -> str:
         return f"whole sequences only: {manifest.not_streamable_because}"
     if manifest.chunks_matter_because is not None:
         return f"streamable; where its calls begin matters: {manifest.chunks_matter_because}"
+    if manifest.one_step:
+        return "streamable: a call takes one step, and hands its states on"
     return "streamable: steps, chunks and the whole sequence give the same"
 
 

@@ -8,10 +8,13 @@ from rnnx_runtime import RnnxError, load, selftest
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m rnnx_runtime", description="Answer a text with an artifact.")
-    parser.add_argument("artifact", help="the .onnx file made by `rnnx export`")
+    parser = argparse.ArgumentParser(
+        prog="python -m rnnx_runtime",
+        description="Answer a text with an artifact (--text), or test it on this machine (--selftest).",
+    )
+    parser.add_argument("artifact", help="the .onnx file made by `rnnx export` or `rnnx adopt`")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--text", help="what the model is given")
+    what.add_argument("--text", help="what the model is given; it answers through the artifact's codec")
     what.add_argument(
         "--selftest", action="store_true", help="run the golden trace on this machine; exit code 1 where it fails"
     )

@@ -57,6 +57,7 @@ def _check(data: bytes, trust: bool) -> Artifact:
     manifest = decode_manifest(text)
     _check_operators(manifest.trusted, graph.foreign, trust)
     _check_contract(manifest, graph)
+    _check_handed_through(graph)
     return Artifact(data, digest, manifest, graph, _initial(manifest, graph))
 
 
@@ -109,6 +110,13 @@ def _check_contract(manifest: Manifest, graph: Graph) -> None:
     outputs |= {spec.output: (spec.dtype, spec.shape) for spec in manifest.states}
     _check_values("inputs", inputs, graph.inputs, manifest)
     _check_values("outputs", outputs, graph.outputs, manifest)
+
+
+def _check_handed_through(graph: Graph) -> None:
+    """Refuse outputs that ONNX Runtime leaves unwritten where they are bound to a buffer."""
+    through = {value.name for value in graph.inputs} & {value.name for value in graph.outputs}
+    if through:
+        raise ArtifactError(f"{min(through)!r} is an input and an output of the graph; put an Identity between them")
 
 
 def _check_values(kind: str, said: Mapping[str, tuple[str, Shape]], found: Sequence[Value], manifest: Manifest) -> None:

@@ -8,14 +8,14 @@ trust lets through what lies in another file, sparse weights, local functions, o
 Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 """
 
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
-from rnnx_runtime._constants import RECURRENT, Node, Tensor, check_constants
+from rnnx_runtime._constants import RECURRENT, Name, Node, Tensor, check_constants
 from rnnx_runtime._errors import ArtifactError
-from rnnx_runtime._protobuf import Reader
+from rnnx_runtime._protobuf import Reader, as_text, as_view
 
 SIZE_LIMIT: Final = 512 * 2**20  # bytes of a file
 _NODE_LIMIT: Final = 10_000
@@ -25,6 +25,7 @@ _IR_VERSIONS: Final = range(4, 14)
 _OPSETS: Final = range(13, 25)
 
 _DTYPES: Final = {1: "float32", 6: "int32", 7: "int64", 9: "bool", 11: "float64"}  # TensorProto.DataType
+_FLOAT: Final = 1
 
 # Deterministic tensor operators of the standard ONNX domain. Left out on purpose: Loop and If (unbounded or hidden
 # work), sequences, optionals and strings, random numbers, everything that reads another file, and what makes much out of
@@ -68,90 +69,141 @@ class Graph:
     metadata: Mapping[str, str]
 
 
+# Fields that may stand several times, per message; all others once, for protobuf would merge repeats in its own ways.
+_OF_NODE: Final = frozenset([1, 2, 5, 9, 10])
+_OF_ATTRIBUTE: Final = frozenset([7, 8, 9, 10, 11, 15, 23])
+_OF_TENSOR: Final = frozenset([1, 4, 5, 6, 7, 10, 11, 13, 16])
+_OF_VALUE: Final = frozenset([4])  # metadata_props, which exporters write
+
+_Names = ChainMap[str, Name]
+
+
+class _Read(NamedTuple):
+    """A NodeProto without what its attributes hold."""
+
+    operator: str
+    inputs: list[str]
+    outputs: list[str]
+    attributes: list[memoryview]
+
+
 @dataclass
 class _Walk:
     reader: Reader = field(default_factory=Reader)
     operators: Counter[str] = field(default_factory=Counter)
     domains: set[str] = field(default_factory=set)  # of operators outside the list
-    nodes: int = 0
+    # Of all graphs.
+    nodes: list[Node] = field(default_factory=list)
+    weights: list[tuple[Name, int]] = field(default_factory=list)
+    given: set[Name] = field(default_factory=set)
+    graphs: int = 0
+    _nodes_read: int = 0
 
-    def graph(self, message: memoryview, around: tuple[str, ...] = ()) -> tuple[list[Value], list[Value], list[Node]]:
-        """Walk one GraphProto: its inputs, its outputs, and the nodes whose weights must lie in a graph around it.
+    def graph(self, message: memoryview, outside: _Names, around: tuple[str, ...] = ()) -> tuple[list[Value], list[Value]]:
+        """Walk one GraphProto: its inputs and its outputs, where it is the outermost.
 
-        `around` names the operators that it is the body of, the outermost first.
+        `outside` holds the names that it sees of the graphs around it. `around` names the operators that it is the body of,
+        the outermost first.
         """
-        body = bool(around)
+        number_of_graph, names = self.graphs, outside.new_child()
+        self.graphs += 1
         inputs: list[Value] = []
         outputs: list[Value] = []
-        nodes: list[Node] = []
-        weights: list[Tensor] = []
+        nodes: list[_Read] = []
+
+        def define(text: str) -> Name:
+            return names.maps[0].setdefault(text, Name(text, number_of_graph))
+
         for number, value in self.reader.fields(message):
             if number == 1:
-                nodes += self.node(_view(value), around)
+                nodes.append(self.node(as_view(value)))
             elif number == 5:
-                weights.append(self.tensor(_view(value)))
-            elif number == 11 and not body:
-                inputs.append(_value(self.reader, _view(value)))
-            elif number == 12 and not body:
-                outputs.append(_value(self.reader, _view(value)))
+                tensor = self.tensor(as_view(value))
+                self.weights.append((define(tensor.name), tensor.dtype))
+            elif number == 11 and not around:
+                inputs.append(_value(self.reader, as_view(value)))
+                self.given.add(define(inputs[-1].name))
+            elif number == 11:
+                name = self.reader.once(as_view(value), "an input", _OF_VALUE).get(1, memoryview(b""))
+                self.given.add(define(as_text(as_view(name))))
+            elif number == 12 and not around:
+                outputs.append(_value(self.reader, as_view(value)))
             elif number == 15:
                 raise ArtifactError("sparse weights are not allowed in an artifact; export the model again")
-        return inputs, outputs, check_constants(nodes, weights, {value.name for value in inputs}, body=body)
+        for node in nodes:
+            for text in node.outputs:
+                define(text)
+        for node in nodes:
+            self.inside(node, names, around)
+        return inputs, outputs
 
-    def node(self, message: memoryview, around: tuple[str, ...]) -> list[Node]:
-        """Walk one NodeProto: itself, behind the nodes of its body that need weights from around it."""
-        self.nodes += 1
-        if self.nodes > _NODE_LIMIT:
+    def node(self, message: memoryview) -> _Read:
+        """Read one NodeProto."""
+        self._nodes_read += 1
+        if self._nodes_read > _NODE_LIMIT:
             raise ArtifactError(f"the graph has more than {_NODE_LIMIT} nodes; an artifact must have fewer")
-        operator, domain, attributes = "", "", []
-        inputs: list[str] = []
-        outputs: list[str] = []
-        for number, value in self.reader.fields(message):
+        operator, domain = "", ""
+        read = _Read("", [], [], [])
+        for number, value in self.reader.strict(message, "a node", _OF_NODE):
             if number == 1:
-                inputs.append(_text(_view(value)))
+                read.inputs.append(as_text(as_view(value)))
             elif number == 2:
-                outputs.append(_text(_view(value)))
+                read.outputs.append(as_text(as_view(value)))
             elif number == 4:
-                operator = _text(_view(value))
+                operator = as_text(as_view(value))
             elif number == 7:
-                domain = _text(_view(value))
+                domain = as_text(as_view(value))
             elif number == 5:
-                attributes.append(_view(value))
+                read.attributes.append(as_view(value))
         if domain not in ("", "ai.onnx"):
             operator = f"{domain}::{operator}"
             self.domains.add(domain)
         if operator in _READING:
             raise ArtifactError(f"operator {operator!r} reads another file; an artifact is one file: export the model again")
         self.operators[operator] += 1
-        inner = [node for attribute in attributes for node in self.attribute(attribute, operator, around)]
+        return read._replace(operator=operator)
+
+    def inside(self, node: _Read, names: _Names, around: tuple[str, ...]) -> None:
+        """Walk what a node holds, and note what it reads and gives."""
+        operator, inputs, _, attributes = node
+        dtypes = [self.attribute(attribute, operator, names, around) for attribute in attributes]
         if operator in RECURRENT:
             inputs = inputs[:3]  # what is read, the weights W and R
             if len(inputs) < 3 or "" in inputs:
                 raise ArtifactError(f"{operator} has no weights; an artifact's are stored in the file")
-        return [*inner, Node(operator, inputs, outputs)]
+        read, given = ([names.get(text, Name(text, -1)) for text in texts] for texts in (inputs, node.outputs))
+        known = [dtype for dtype in dtypes if dtype]
+        self.nodes.append(Node(operator, read, given, known[0] if len(known) == 1 else 0))
 
-    def attribute(self, message: memoryview, operator: str, around: tuple[str, ...]) -> list[Node]:
-        nodes: list[Node] = []
-        for number, value in self.reader.fields(message):
-            if number in (5, 10):
-                self.tensor(_view(value))
+    def attribute(self, message: memoryview, operator: str, names: _Names, around: tuple[str, ...]) -> int:
+        """Walk one AttributeProto; of a Constant or a Cast, the type of what it gives, else 0."""
+        name, dtype = "", 0
+        for number, value in self.reader.strict(message, "an attribute", _OF_ATTRIBUTE):
+            if number == 1:
+                name = as_text(as_view(value))
+            elif number == 3 and isinstance(value, int):
+                dtype = value
+            elif number in (5, 10):
+                dtype = self.tensor(as_view(value)).dtype
             elif number in (6, 11):
                 if operator in _OPERATORS and (operator != "Scan" or number == 11 or "Scan" in around):
                     raise ArtifactError(f"{operator} holds a graph of its own; only Scan may, and not inside another Scan")
                 if len(around) == _DEPTH_LIMIT:
                     raise ArtifactError(f"graphs lie more than {_DEPTH_LIMIT} deep in each other; an artifact's do not")
-                nodes += self.graph(_view(value), (*around, operator))[2]
+                self.graph(as_view(value), names, (*around, operator))
             elif number in (22, 23):
                 raise ArtifactError("sparse weights are not allowed in an artifact; export the model again")
-        return nodes
+        if (operator, name) in (("Constant", "value_float"), ("Constant", "value_floats")):
+            return _FLOAT
+        return dtype if (operator, name) in (("Constant", "value"), ("Cast", "to")) else 0
 
     def tensor(self, message: memoryview) -> Tensor:
         name, dtype = "", 0
-        for number, value in self.reader.fields(message):
+        for number, value in self.reader.strict(message, "a tensor", _OF_TENSOR):
             if number == 2 and isinstance(value, int):
                 dtype = value
             elif number == 8:
-                name = _text(_view(value))
+                name = as_text(as_view(value))
             elif number == 13 or (number == 14 and value != 0):
                 raise ArtifactError("the weights lie in another file; an artifact is one file: export the model again")
         return Tensor(name, dtype)
@@ -175,12 +227,13 @@ def inspect_graph(data: bytes) -> Graph:
         elif number == 7:
             if graph is not None:
                 raise ArtifactError("the file holds two graphs; an artifact has one")
-            graph = walk.graph(_view(value))[:2]
+            graph = walk.graph(as_view(value), ChainMap())
+            check_constants(walk.nodes, walk.weights, walk.given)
         elif number == 8:
-            domain, version = _opset(reader, _view(value))
+            domain, version = _opset(reader, as_view(value))
             opsets[domain] = version
         elif number == 14:
-            key, text = _entry(reader, _view(value))
+            key, text = _entry(reader, as_view(value))
             if len(metadata) >= _METADATA_ENTRIES:
                 raise ArtifactError(f"the file has more than {_METADATA_ENTRIES} metadata entries")
             if key in metadata:
@@ -204,59 +257,36 @@ def _foreign(operators: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(name for name in operators if name not in _OPERATORS))
 
 
-def _view(value: int | memoryview) -> memoryview:
-    if isinstance(value, int):
-        raise ArtifactError("not an ONNX file: a number stands where a message should")
-    return value
-
-
-def _text(value: memoryview) -> str:
-    try:
-        return str(value, "utf-8")
-    except UnicodeDecodeError:
-        raise ArtifactError("not an ONNX file: a name is not valid UTF-8") from None
-
-
 def _value(reader: Reader, message: memoryview) -> Value:
     """A ValueInfoProto: name, and of its type the element type and the sizes."""
-    parts = _once(reader, message, "an input or output", repeated=4)  # metadata_props, which exporters write
-    name = _text(_view(parts.get(1, memoryview(b""))))
+    parts = reader.once(message, "an input or output", _OF_VALUE)
+    name = as_text(as_view(parts.get(1, memoryview(b""))))
     if not name.isprintable():
         raise ArtifactError(f"the graph names an input or output {name!r}; a name has printable characters only")
-    kind = _once(reader, _view(parts.get(2, memoryview(b""))), name)
+    kind = reader.once(as_view(parts.get(2, memoryview(b""))), name)
     if set(kind) - {1, 6}:
         raise ArtifactError(f"{name or 'an input or output'} is no tensor; an artifact's are")
-    tensor = _once(reader, _view(kind.get(1, memoryview(b""))), name)
+    tensor = reader.once(as_view(kind.get(1, memoryview(b""))), name)
     if 2 not in tensor:
         raise ArtifactError(f"{name}: the graph declares no shape for it")
-    sizes = [_size(reader, _view(axis), name) for number, axis in reader.fields(_view(tensor[2])) if number == 1]
+    sizes = [_size(reader, as_view(axis), name) for number, axis in reader.fields(as_view(tensor[2])) if number == 1]
     dtype = tensor.get(1)
     return Value(name, _DTYPES.get(dtype, f"type {dtype}") if isinstance(dtype, int) else "no type", tuple(sizes))
 
 
 def _size(reader: Reader, axis: memoryview, name: str) -> int | None:
-    parts = _once(reader, axis, name)
+    parts = reader.once(axis, name)
     if 1 in parts and 2 in parts:
         raise ArtifactError(f"{name}: an axis has a size and a symbol")
     size = parts.get(1)
     return size if isinstance(size, int) else None
 
 
-def _once(reader: Reader, message: memoryview, name: str, repeated: int = 0) -> dict[int, int | memoryview]:
-    """The fields of a message in which each may stand once; protobuf would merge repeats in its own ways."""
-    found: dict[int, int | memoryview] = {}
-    for number, value in reader.fields(message):
-        if number in found and number != repeated:
-            raise ArtifactError(f"{name}: a field of its declaration stands twice")
-        found[number] = value
-    return found
-
-
 def _opset(reader: Reader, message: memoryview) -> tuple[str, int]:
     domain, version = "", 0
     for number, value in reader.fields(message):
         if number == 1:
-            domain = _text(_view(value))
+            domain = as_text(as_view(value))
         elif number == 2 and isinstance(value, int):
             version = value
     return domain, version
@@ -266,7 +296,7 @@ def _entry(reader: Reader, message: memoryview) -> tuple[str, str]:
     key, text = "", ""
     for number, value in reader.fields(message):
         if number == 1:
-            key = _text(_view(value))
+            key = as_text(as_view(value))
         elif number == 2:
-            text = _text(_view(value))
+            text = as_text(as_view(value))
     return key, text

@@ -13,7 +13,6 @@ FIXED64: Final = 1
 BYTES: Final = 2
 FIXED32: Final = 5
 
-
 FIELD_LIMIT: Final = 2_000_000  # read in about two seconds; exported models have one in a thousand of it
 
 
@@ -27,7 +26,8 @@ class Reader:
     def fields(self, message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         """The fields of one message in file order: (field number, value).
 
-        Varints come as unsigned integers, all else as a view of its bytes.
+        Varints come as unsigned integers, strings and messages as a view of their bytes. Numbers of fixed size are passed over:
+        as protobuf does where it expects something else, and none is read here.
 
         Raises:
             ArtifactError: the bytes are not a well-formed message, or the file has too many fields.
@@ -55,8 +55,41 @@ class Reader:
                 raise ArtifactError(f"not an ONNX file: wire type {wire_type} does not exist")
             if size > end - position:
                 raise ArtifactError(f"not an ONNX file: a field of {size} bytes where {end - position} are left")
-            yield number, message[position : position + size]
+            if wire_type == BYTES:
+                yield number, message[position : position + size]
             position += size
+
+    def strict(self, message: memoryview, what: str, repeated: frozenset[int]) -> Iterator[tuple[int, int | memoryview]]:
+        """The fields of a message in which each may stand once, but for the `repeated`: protobuf merges repeats in its own ways.
+
+        Raises:
+            ArtifactError: one stands twice, or as `fields`. `what` names the message.
+        """
+        found: set[int] = set()
+        for number, value in self.fields(message):
+            if number in found and number not in repeated:
+                raise ArtifactError(f"{what}: a field of its declaration stands twice")
+            found.add(number)
+            yield number, value
+
+    def once(self, message: memoryview, what: str, repeated: frozenset[int] = frozenset()) -> dict[int, int | memoryview]:
+        """The same by number; of the repeated, the last."""
+        return dict(self.strict(message, what, repeated))
+
+
+def as_view(value: int | memoryview) -> memoryview:
+    """A field that must be a string or a message."""
+    if isinstance(value, int):
+        raise ArtifactError("not an ONNX file: a number stands where a message should")
+    return value
+
+
+def as_text(value: memoryview) -> str:
+    """A field that must be text."""
+    try:
+        return str(value, "utf-8")
+    except UnicodeDecodeError:
+        raise ArtifactError("not an ONNX file: a name is not valid UTF-8") from None
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:

@@ -85,8 +85,8 @@ class Session:
         try:
             for one in found:
                 add_to(settings, one, options.providers[one.provider.name], options.threads)
-            with _creating:
-                self._session = onnxruntime.InferenceSession(data, settings)
+            with _creating:  # without the fallback, which prints, and leaves a run that fails to another provider
+                self._session = onnxruntime.InferenceSession(data, settings, enable_fallback=int(not options.strict))
         except ProviderError:
             raise
         except Exception as error:  # ONNX Runtime's exceptions have no base of their own

@@ -298,6 +298,34 @@ def test_a_vocabulary_makes_it_write(tmp_path):
     assert len("".join(model.stream().generate("he", 6, seed=0))) == 6
 
 
+def writer(*, chained: bool) -> Any:
+    """Scores of four symbols, and features of that size: `chained`, what the scores are made of, or beside them."""
+    b = foreign.Builder(3)
+    b.given("tokens", ["batch", "seq"], foreign.INT64)
+    b.given("h0", [1, "batch", 4])
+    x = b.node("Transpose", b.node("Gather", b.weight(4, 3), "tokens"), perm=[1, 0, 2])
+    b.recurrent("GRU", x, 3, 4, "h0", to=["g", "hn"])
+    b.node("Transpose", b.node("Squeeze", "g", b.ints(1)), to="features" if chained else "hidden", perm=[1, 0, 2])
+    b.node("MatMul", "features" if chained else "hidden", b.weight(4, 4), to="scores")
+    if not chained:
+        b.node("MatMul", "hidden", b.weight(4, 4), to="features")
+    for name in ("features", "scores"):
+        b.gives(name, ["batch", "seq", 4])
+    b.gives("hn", [1, "batch", 4])
+    return b.model()
+
+
+def test_what_scores_are_made_of_is_not_taken_for_them(tmp_path):
+    path = tmp_path / "a.onnx"
+    done = rnnx.adopt(writer(chained=True).SerializeToString(), path, codec=rnnx_codec("ehlo"))
+    assert {spec.name: spec.role for spec in done.manifest.outputs} == {"features": "values", "scores": "logits"}
+    assert len("".join(load(path).stream().generate("he", 6, seed=0))) == 6
+    with pytest.raises(
+        AdoptError, match="features, scores may each score the 4 symbols of the vocabulary; take all but one off"
+    ):
+        rnnx.adopt(writer(chained=False).SerializeToString(), path, codec=rnnx_codec("ehlo"))
+
+
 def rnnx_codec(vocabulary: str) -> Any:
     from rnnx_runtime.artifact import CharCodec
 

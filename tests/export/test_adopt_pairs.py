@@ -9,7 +9,7 @@ from tests.export.foreign import Builder
 
 import rnnx
 from rnnx import AdoptError
-from rnnx._adopt.pairs import _alike
+from rnnx._adopt.pairs import named_alike
 from rnnx_runtime import load
 
 
@@ -33,7 +33,7 @@ def refused(adopt: Any, model: Any, message: str, **said: Any) -> None:
     ],
 )
 def test_these_names_say_state_and_next_state(names):
-    assert _alike(*names.split())
+    assert named_alike(*names.split())
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_these_names_say_state_and_next_state(names):
     ["input output", "audio_in audio_out", "x y", "noisy enhanced", "h0 cn", "state_0 new_state_1", "input.1 180", "mix enh"],
 )
 def test_these_do_not(names):
-    assert not _alike(*names.split())
+    assert not named_alike(*names.split())
 
 
 def test_frames_that_go_in_and_come_out_are_no_state(adopt):
@@ -61,8 +61,8 @@ def test_where_only_shapes_speak_it_asks(adopt):
     refused(
         adopt,
         foreign.unnamed(decomposed=True),
-        r"cannot be told: input_2 \[1, 1, 3\] → activation_2, input_3 \[1, 4, 2\] → tf_op_layer_stack_2 have equal shapes; say which do, "
-        "such as --state input_3=tf_op_layer_stack_2, or --state none",
+        r"cannot be told: input_2 \[1, 1, 3\] → activation_2, input_3 \[1, 4, 2\] → tf_op_layer_stack_2 have equal shapes; say which do: "
+        "--state INPUT=OUTPUT, or --state none",
     )
 
 
@@ -79,8 +79,8 @@ def test_what_was_found_is_said_where_the_rest_is_asked_for(adopt):
     refused(
         adopt,
         b.model(),
-        r"cannot be told, beside h_in=h_out: mix \[1, 4\] → clean, reference \[1, 4\] → clean have equal shapes; say which do, such as "
-        "--state h_in=h_out,reference=clean, or --state h_in=h_out where no other does",
+        r"cannot be told, beside h_in=h_out: mix \[1, 4\] → clean, reference \[1, 4\] → clean have equal shapes; say which do: "
+        "--state h_in=h_out,INPUT=OUTPUT, or --state h_in=h_out where no other does",
     )
     assert len(adopt(b.model(), states={"h_in": "h_out"}).manifest.states) == 1
 
@@ -97,6 +97,19 @@ def test_what_a_cache_is_joined_with_is_no_state(adopt):
     b.gives("new_cache", [1, 1, 4])
     found = adopt(b.model()).manifest.states
     assert [(spec.input, spec.output, spec.found) for spec in found] == [("cache", "new_cache", "a cache that is shifted")]
+
+
+def test_frames_with_an_axis_for_time_are_no_rival_of_a_cache(adopt):
+    """Both are joined, and an output that declares no size has the shape of either."""
+    b = Builder(3)
+    b.given("x", ["b", 3, "t"])
+    b.given("a", ["b", 3, 4])
+    both = b.node("Concat", "a", "x", axis=2)
+    b.node("Slice", both, b.ints(-4), b.ints(1 << 30), b.ints(2), to="kept")
+    b.node("Conv", both, b.weight(2, 3, 5), to="y")
+    b.gives("y", ["b", 2, "t"])
+    b.gives("kept", ["b", "", ""])
+    assert [(spec.input, spec.output) for spec in adopt(b.model()).manifest.states] == [("a", "kept")]
 
 
 def test_none_is_an_answer(adopt):
@@ -198,7 +211,7 @@ def test_running_tells_which_state_is_which(adopt):
     refused(
         adopt,
         b.model(),
-        r"cannot be told: a \[batch, 2\] → p, a \[batch, 2\] → q, b \[batch, 2\] → p, b \[batch, 2\] → q have equal shapes",
+        r"cannot be told: a \[batch, 2\] → p or q, b \[batch, 2\] → p or q have equal shapes",
     )
     refused(
         adopt,
@@ -225,20 +238,57 @@ def test_a_state_that_changes_nothing_is_none(adopt):
     )
 
 
-def test_an_output_that_does_not_depend_on_it_is_none(adopt):
-    b = Builder()
-    b.given("x", ["batch", 3])
-    b.given("h_in", ["batch", 3])
-    b.node("Tanh", "x", to="h_out")
-    b.node("Add", "x", "h_in", to="y")
-    b.gives("y", ["batch", 3])
-    b.gives("h_out", ["batch", 3])
+def shifted(taken: str, given: str) -> Any:
+    """Each step is mixed with the one before, as it was: what is handed on does not depend on what it was."""
+    b = Builder(5)
+    for name in ("x", taken, "h"):
+        b.given(name, ["batch", 4])
+    mixed = b.node("Add", b.node("Mul", "x", b.weight(4)), b.node("Mul", taken, b.weight(4)))
+    b.node("Tanh", b.node("Add", mixed, b.node("MatMul", "h", b.weight(4, 4))), to="h_out")
+    b.node("Tanh", b.node("MatMul", "h_out", b.weight(4, 4)), to="y")
+    b.node("Relu", "x", to=given)
+    for name in ("y", "h_out", given):
+        b.gives(name, ["batch", 4])
+    return b.model()
+
+
+def test_a_delay_is_a_state_though_it_does_not_depend_on_itself(adopt):
+    found = adopt(shifted("shift_state", "shift_state_out")).manifest.states
+    assert [(spec.input, spec.output) for spec in found] == [("shift_state", "shift_state_out"), ("h", "h_out")]
+    stream = load(adopt(shifted("last", "kept"), states={"last": "kept", "h": "h_out"}).path).stream()
+    x = np.random.default_rng(0).standard_normal((2, 1, 4)).astype(np.float32)
+    stream.step(x[0])
+    assert np.array_equal(stream.state["last"], np.maximum(x[0], 0))
+
+
+def test_the_advice_proposes_no_pair_that_may_be_wrong(adopt):
     refused(
         adopt,
-        b.model(),
-        "h_out does not depend on h_in, so they are no pair: nothing would be remembered",
-        states={"h_in": "h_out"},
+        shifted("shift", "shift_out"),
+        r"cannot be told, beside h=h_out: x \[batch, 4\] → y or shift_out, shift \[batch, 4\] → y or shift_out have equal shapes; say "
+        "which do: --state h=h_out,INPUT=OUTPUT, or --state h=h_out where no other does",
     )
+
+
+def test_names_of_one_stem_are_no_evidence_where_two_have_it(adopt):
+    b = Builder(3)
+    b.given("frame", [1, 8])
+    b.given("prev_frame", [1, 8])
+    b.node("Tanh", b.node("MatMul", b.node("Sub", "frame", "prev_frame"), b.weight(8, 8)), to="frame_out")
+    b.gives("frame_out", [1, 8])
+    refused(adopt, b.model(), r"cannot be told: frame \[1, 8\] → frame_out, prev_frame \[1, 8\] → frame_out have equal shapes")
+
+
+def test_an_output_that_is_called_next_may_be_the_next_state(adopt):
+    b = Builder(3)
+    b.given("x", ["batch", 3])
+    b.given("hidden", ["batch", 4])
+    b.node("Tanh", b.node("Add", b.node("MatMul", "x", b.weight(3, 4)), "hidden"), to="next")
+    b.node("Mul", "next", b.constant(np.float32(0.5)), to="hidden_out")
+    for name in ("hidden_out", "next"):
+        b.gives(name, ["batch", 4])
+    refused(adopt, b.model(), r"cannot be told: hidden \[batch, 4\] → hidden_out or next have equal shapes")
+    assert adopt(b.model(), states={"hidden": "next"}).manifest.states[0].output == "next"
 
 
 def test_a_state_that_the_file_lost_is_refused(adopt):

@@ -82,6 +82,20 @@ def test_what_is_replaced_is_said(rnnx):
     assert result.stderr == "artifacts/adopted.onnx held enhancer before; it is replaced\n"
 
 
+def test_a_large_file_is_announced(rnnx, monkeypatch):
+    from rnnx import _cli_adopt
+
+    monkeypatch.setattr(_cli_adopt, "_LARGE", 1 << 10)
+    assert "MiB; it is run a hundred times, which takes a while" in rnnx("adopt", "enhancer.onnx").stderr
+
+
+def test_notes_fit_a_terminal(rnnx):
+    lines = rnnx("adopt", "tagger.onnx").stdout.splitlines()
+    notes = lines[next(place for place, line in enumerate(lines) if line.startswith("  notes")) :]
+    assert len(notes) == 3
+    assert max(map(len, notes)) <= 80
+
+
 def test_trust_is_asked_for_again(rnnx):
     assert "--trust allows them" in rnnx("adopt", "int8.onnx").stderr
     assert rnnx("adopt", "int8.onnx", "--trust").exit_code == 0
@@ -101,6 +115,19 @@ def test_trust_is_asked_for_again(rnnx):
             "Error: 'nh', said to hand h0 back, is no output of the graph, which has log_probs, hn, cn",
         ),
         (["detector.onnx", "--set", "sr=fast"], "Error: --set sr needs a number, or a list of numbers; got 'fast'"),
+        (["detector.onnx", "--set", "sr=1e300"], "Error: --set sr: 1e+300 does not fit int64"),
+        (["detector.onnx", "--set", "sr=1j"], "Error: --set sr: 1j is no array of int64"),
+        (["detector.onnx", "--set", "sr=True"], "Error: --set sr: True does not fit int64"),
+        (["detector.onnx", "--set", f"sr={'9' * 5000}"], "Error: --set sr needs a number, or a list of numbers; got '9999"),
+        (
+            ["detector.onnx", "--set", f"sr=[{'1, ' * 5000}]"],
+            "Error: --set sr: a value of the shape [5000] does not fit sr []",
+        ),
+        (
+            ["enhancer.onnx", "-o", "enhancer.onnx"],
+            "Error: enhancer.onnx is the file that is adopted; give the artifact another",
+        ),
+        (["enhancer.onnx", "-o", "plain.onnx"], "Error: plain.onnx is there already, and is no artifact; give another name"),
         (["detector.onnx", "--set", "sr"], "Error: --set needs a name and a value, such as --set sr=16000; got 'sr'"),
         (["detector.onnx"], "Error: sr [] is one number, which has no rows"),
         (["detector.onnx", "--set", "sr=8000", "--axes", "input=b"], "Error: axes are a letter or a size each"),
@@ -117,4 +144,5 @@ def test_bad_input_is_one_line(rnnx, tmp_path, arguments, message):
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith(message)
     assert result.stderr.count("\n") == 1
+    assert len(result.stderr) < 400
     assert sorted(tmp_path.rglob("*")) == before

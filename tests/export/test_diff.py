@@ -17,9 +17,9 @@ from tests.runtime.handmade import IMAGE, computed_sum, doubling, running_sum
 from tests.runtime.protobuf_writer import node as written_node
 
 from rnnx._cli import main
-from rnnx._diff.difference import diff
 from rnnx._diff.change import Change
 from rnnx._diff.contract import contract_changes
+from rnnx._diff.difference import diff
 from rnnx_runtime import ArtifactError, load
 from rnnx_runtime.artifact import (
     MANIFEST_KEY,
@@ -429,6 +429,21 @@ def test_other_wiring_inside_the_body_of_a_scan_is_found():
     assert found.graph.rewired is not None
 
 
+def test_other_wiring_between_bodies_in_each_other_is_found():
+    def of(text):
+        """y = x + x + x, or what is between, by a Loop in a Loop."""
+        added = f"d2 = Identity(c2) w2 = Add(v2, {text})"
+        inner = f"inner (int64 i2, bool c2, float[3] v2) => (bool d2, float[3] w2) {{ {added} }}"
+        nested = f"d1 = Identity(c1) w1 = Loop<body = {inner}>(n, , v1)"
+        outer = f"outer (int64 i1, bool c1, float[3] v1) => (bool d1, float[3] w1) {{ {nested} }}"
+        graph = f"g (float[3] x, int64 n) => (float[3] y) {{ y = Loop<body = {outer}>(n, , x) }}"
+        return onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 20]> {graph}').SerializeToString()
+
+    assert diff(of("v1"), of("v1")).same
+    assert diff(of("v1"), of("v2")).graph.rewired is not None
+    assert not diff(of("v1"), of("v2")).same
+
+
 def test_functions_of_the_files_own_are_compared():
     def with_function(value):
         body = [helper.make_node("Constant", [], ["c"], value_float=value), helper.make_node("Add", ["x", "c"], ["y"])]
@@ -829,6 +844,53 @@ def test_a_broken_seal_is_said_and_what_was_changed_is_found():
         found.contract[0].breaks["callers"].startswith("the runtime does not load b: it has a manifest, but is no artifact: ")
     )
     assert [one.name for one in found.weights.changes] == ["module.fc.bias"]
+
+
+def test_files_of_the_same_bytes_are_not_identical_where_weights_in_another_file_differ(tmp_path):
+    paths = []
+    for name, amount in (("a", 0.0), ("b", 1.0), ("c", 0.0)):
+        (tmp_path / name).mkdir()
+        paths.append(tmp_path / name / "m.onnx")
+        model = onnx.load_model_from_string(plain(LSTM, with_weight("module.fc.bias", add(0, amount))))
+        onnx.save(model, paths[-1], save_as_external_data=True, location="weights", size_threshold=0)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    found = diff(paths[0], paths[1])
+    assert (found.verdict, found.same, found.identical) == ("other weights", False, False)
+    assert diff(paths[0], paths[2]).verdict == "identical"
+
+
+@pytest.mark.parametrize("sides", [(LSTM, None), (None, LSTM)])
+def test_a_golden_trace_that_is_not_true_is_a_difference(sides, files):
+    def lie(said):
+        values = Array.of(msgspec.convert(said["golden"]["outputs"]["output.0"], Array).numpy() + np.float32(0.5))
+        said["golden"]["outputs"]["output.0"] = msgspec.to_builtins(values)
+
+    untrue = edited(LSTM, manifest=lie)
+    found = diff(*(side or untrue for side in sides))
+    assert (found.verdict, found.same) == ("other behaviour", False)
+    side = "b" if sides[0] else "a"
+    assert found.behaviour.untrue == (side,)
+    said = f"{side} answers its own trace otherwise than it says: off by 0."
+    assert found.summary.startswith(f"same contract; other behaviour: {said}")
+    assert str(found).count(said) == 2
+    assert run(*files(a=LSTM, b=untrue)).exit_code == 1
+
+
+def test_a_golden_trace_that_was_taken_away_breaks_callers():
+    nothing = {open_artifact(LSTM).manifest.inputs[0].name: Array.of(np.zeros((0, 1, 3), np.float32))}
+    without = edited(LSTM, manifest=lambda said: said["golden"].update(inputs=msgspec.to_builtins(nothing)))
+    found = diff(LSTM, without)
+    assert found.contract == (Change("golden trace", "yes", "no", {"callers": "a self-test has nothing to run"}),)
+    assert (found.verdict, found.same) == ("breaking", False)
+    assert diff(without, LSTM).verdict == "compatible"
+
+
+def test_settings_of_sampling_are_compared_to_the_bit():
+    one, two = (Sampling(prompt="h", temperature=value) for value in (0.7, 0.700000001))
+    a, b = (edited(CHAR, manifest=lambda said, s=s: said.update(sampling=msgspec.to_builtins(s))) for s in (one, two))
+    (change,) = diff(a, b).contract
+    assert change.what == "sampling"
+    assert ("at 0.7," in change.before, "at 0.700000001," in change.after) == (True, True)
 
 
 def test_weights_in_another_file_are_read(tmp_path):

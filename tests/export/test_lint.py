@@ -15,7 +15,7 @@ from onnx import ModelProto, helper
 from tests.export import foreign
 from tests.export.corpus import STYLES
 from tests.export.lint_faults import FAULTS, GOLDEN, biases
-from tests.export.lint_models import H, convolution_caches, endless, stored, streamed, value, weight
+from tests.export.lint_models import H, convolution_caches, endless, model, stored, streamed, value, weight
 from tests.runtime import frames
 from tests.runtime.handmade import computed_sum, with_manifest
 from tests.runtime.test_trust import GELU, gelu
@@ -155,6 +155,18 @@ def test_axes_that_belong_together_are_varied_together():
     report = look(made)
     assert report.ran
     assert report.findings == ()
+
+
+@pytest.mark.parametrize("symbols", [1, 2])
+def test_an_input_that_can_have_one_value_only_is_not_idle(symbols):
+    nodes = [helper.make_node("Cast", ["x"], ["f"], to=1), helper.make_node("Sub", ["f", "f"], ["y"])]
+    symbolic = ["batch", "seq"]
+    made = model(nodes, [value("x", symbolic, onnx.TensorProto.INT64)], [value("y", symbolic)])
+    tokens = trials.TrialInput("x", "int64", ("batch", "seq"), below=symbols)
+    found = trials.run_here(made.SerializeToString(), trials.Plan((tokens,), ("y",), batch="batch", time="seq"))
+    assert found.worked
+    assert found.idle == ([] if symbols == 1 else ["x"])
+    assert (found.idle_steps is None) == (symbols == 1)
 
 
 def test_weights_in_another_file_are_read_beside_the_model(tmp_path):

@@ -78,3 +78,65 @@ def test_a_division_of_constant_integers_is_refused_since_it_may_end_the_process
     open_artifact(_with_node(node, weights=("a", "b")))
     open_artifact(_with_node(pb.node(operator, ["x", "b"], ["z"]), integers=("b",)))
     open_artifact(_in_body(pb.node(operator, ["now", "b"], ["z"]), integers=("b",)))
+
+
+def _constant(name, dtype=pb.INT64):
+    return pb.node("Constant", [], [name], [pb.field(1, "value") + pb.field(5, _weight("", dtype)) + pb.field(20, 4)])
+
+
+@pytest.mark.parametrize("operator", ["Div", "Mod"])
+def test_integers_that_are_computed_from_constants_count_as_constant(operator):
+    node = pb.node(operator, ["a", "b"], ["z"])
+    cast = pb.node("Cast", ["w"], ["a"], [pb.integer("to", pb.INT64)])
+    chains = (
+        (_constant("a"), pb.node("Identity", ["i"], ["b"])),
+        (pb.node("Add", ["i", "i"], ["a"]), pb.node("Neg", ["i"], ["b"])),
+        (pb.node("Constant", [], ["a"], [pb.integer("value_int", 1)]), _constant("b")),
+        (cast, pb.node("ArgMax", ["w"], ["b"])),
+    )
+    for made in chains:
+        for data in (
+            _with_node(*made, node, integers=("i",)),
+            _in_body(*made, node, integers=("i",)),
+            running_sum(running_sum_graph(*made, scan(body=step_body(node)), weights=(_weight("i", pb.INT64), _weight("w")))),
+        ):
+            with pytest.raises(ArtifactError, match=f"^{operator} of constant integers is not allowed in an artifact"):
+                open_artifact(data)
+
+
+def test_a_division_of_constants_that_are_floats_passes():
+    cast, to_b = (pb.node("Cast", ["i"], [name], [pb.integer("to", pb.FLOAT)]) for name in "ab")
+    rounded = pb.node("Cast", ["i"], ["a"], [pb.integer("to", pb.FLOAT), pb.integer("saturate", 1)])
+    for made in (
+        (_constant("a", pb.FLOAT), pb.node("Sqrt", ["w"], ["b"])),
+        (rounded, pb.node("Softplus", ["w"], ["b"])),
+        (pb.node("Where", ["i", "w", "w"], ["a"]), pb.node("Identity", ["i"], ["b"])),
+        (cast, pb.node("Identity", ["w"], ["b"])),
+        (pb.node("Constant", [], ["a"], [pb.field(1, "value_float") + pb.field(20, 1)]), to_b),
+    ):
+        open_artifact(_with_node(*made, pb.node("Div", ["a", "b"], ["z"]), integers=("i",)))
+
+
+def test_a_name_means_what_the_graph_that_reads_it_means_by_it():
+    first = pb.node(
+        "Scan",
+        ["h", "x"],
+        ["p", "q"],
+        [pb.body("body", step_body(_constant("c", pb.FLOAT))), pb.integer("num_scan_inputs", 1)],
+    )
+    node = pb.node("Div", ["c", "c"], ["z"])
+    with pytest.raises(ArtifactError, match="^Div of constant integers is not allowed"):
+        open_artifact(running_sum(running_sum_graph(first, scan(body=step_body(_constant("c"), node)))))
+    open_artifact(running_sum(running_sum_graph(first, scan(body=step_body(_constant("c", pb.FLOAT), node)))))
+
+
+def test_a_node_that_reads_what_a_later_one_gives_is_refused():
+    late = (pb.node("Neg", ["z"], ["v"]), pb.node("Identity", ["x"], ["z"]))
+    for data in (_with_node(*late), _in_body(*late)):
+        with pytest.raises(ArtifactError, match="^Neg reads 'z', which a later node gives; an artifact's are in order$"):
+            open_artifact(data)
+
+
+def test_a_division_of_nothing_is_left_to_onnx_runtime_to_refuse():
+    """The linter looks at graphs of bare operators."""
+    open_artifact(_with_node(pb.node("Div", [], ["z"])))

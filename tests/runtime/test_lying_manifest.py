@@ -2,11 +2,12 @@ import struct
 
 import numpy as np
 import pytest
-from tests.runtime import handmade
+from tests.runtime import frames, handmade
 from tests.runtime import protobuf_writer as pb
 from tests.runtime.handmade import with_manifest
 
-from rnnx_runtime import ExecutionError, InputError, RnnxError, load
+from rnnx_runtime import ArtifactError, ExecutionError, InputError, RnnxError, load
+from rnnx_runtime.artifact import MANIFEST_KEY, Array, GoldenTrace, Output, seal
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,47 @@ def test_a_manifest_that_says_other_shapes_or_types_than_the_graph_gets_no_answe
     lying = with_manifest(data, lambda said: [tensor.update(said_of_each) for tensor in said[group]])
     with pytest.raises(RnnxError):
         ASKS[ask](load(lying))
+
+
+@pytest.mark.parametrize("through", ["x", "h"])
+def test_an_output_that_is_an_input_is_refused_for_onnx_runtime_does_not_write_it_into_a_buffer(through):
+    """By an Identity it answers rightly in every way; a bound buffer would keep what it held."""
+    graph = {
+        between: pb.graph(
+            [pb.node("Identity", ["h"], ["h.next"]), pb.node("Neg", ["x"], ["y"]), *between],
+            [pb.value_info("h", ["batch", 4]), pb.value_info("x", ["batch", 3])],
+            [
+                pb.value_info("h.next", ["batch", 4]),
+                pb.value_info("y", ["batch", 3]),
+                pb.value_info("same" if between else through, ["batch", 3 if through == "x" else 4]),
+            ],
+        )
+        for between in ((), (pb.node("Identity", [through], ["same"]),))
+    }
+
+    def artifact(between):
+        name, size = ("same" if between else through), (3 if through == "x" else 4)
+        outputs = [("y", 3), (name, size)]
+        said = frames.manifest(
+            "frame",
+            outputs=tuple(Output(name=n, dtype="float32", shape=("batch", s), role="values") for n, s in outputs),
+            golden=GoldenTrace(
+                inputs={"x": Array.of(np.ones((1, 2, 3), np.float32))},
+                states={"h": Array.of(np.ones((1, 4), np.float32))},
+                outputs={n: Array.of(np.full((1, 2, s), -1 if n == "y" else 1, np.float32)) for n, s in outputs},
+                next_states={"h": Array.of(np.ones((1, 4), np.float32))},
+            ),
+        )
+        return seal(pb.model(graph[between], pb.metadata(MANIFEST_KEY, said.encode())))
+
+    with pytest.raises(ArtifactError, match=f"^'{through}' is an input and an output of the graph; put an Identity between"):
+        load(artifact(()))
+    model = load(artifact((pb.node("Identity", [through], ["same"]),)))
+    assert model.selftest().passed
+    start = model.make_state({"h": np.full((1, 4), 2)})
+    x = np.full((1, 3), 2)
+    answers = [model.step(x, start)[0], model.stream(state=start).step(x), model.stream(state=start).feed(x[:, None])]
+    assert [set(answer["same"].ravel().tolist()) for answer in answers] == [{2.0}] * 3
 
 
 @pytest.mark.parametrize("token", [-1, -4])

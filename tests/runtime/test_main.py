@@ -122,7 +122,9 @@ def test_a_call_that_is_not_complete_shows_how_to_call(run, capsys, arguments):
 def test_help_tells_what_it_does(run, capsys):
     with pytest.raises(SystemExit, match="0"):
         run("--help")
-    assert "Answer a text with an artifact." in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Answer a text with an artifact (--text), or test it on this machine (--selftest)." in said
+    assert "made by `rnnx export` or `rnnx adopt`" in said
 
 
 @pytest.mark.parametrize("name", ["red\x1b[31m.onnx", "two\nlines.onnx", "over\u202ewritten.onnx", "\x07bell.onnx"])

@@ -8,13 +8,14 @@ import msgspec
 import numpy as np
 import pytest
 from tests.runtime import frames
+from tests.runtime import protobuf_writer as pb
 from tests.runtime.handmade import with_manifest
 from tests.runtime.test_providers import SECOND, WHY_NONE
 
 from rnnx_runtime import ArtifactError, InputError, ProviderError, SelfTest, TensorDifference, load, selftest
 from rnnx_runtime._golden import compare
 from rnnx_runtime._stepper import Stepper
-from rnnx_runtime.artifact import Array, golden_sha256
+from rnnx_runtime.artifact import MANIFEST_KEY, Array, GoldenTrace, Output, golden_sha256, seal
 
 NAMES = ["char_rnn", "lstm", "gru"]
 ALL_WAYS = {"whole", "chunks", "steps"}
@@ -38,6 +39,35 @@ def changed(data, change):
         said["golden"] |= msgspec.to_builtins(change(trace)) | {"sha256": ""}
 
     return with_manifest(data, rewrite)
+
+
+def tokens(said):
+    """An artifact that answers every step with three times the token 20000, and whose trace has `said` there."""
+    shape = pb.fields(1, [pb.field(2, "batch"), pb.field(1, 3)])
+    graph = pb.graph(
+        [
+            pb.node("Neg", ["h"], ["h.next"]),
+            pb.node("Cast", ["x"], ["i"], [pb.integer("to", pb.INT64)]),
+            pb.node("Constant", [], ["c"], [pb.integer("value_int", 20_000)]),
+            pb.node("Mul", ["i", "c"], ["y"]),
+        ],
+        [pb.value_info("h", ["batch", 4]), pb.value_info("x", ["batch", 3])],
+        [
+            pb.value_info("h.next", ["batch", 4]),
+            pb.field(1, "y") + pb.field(2, pb.field(1, pb.field(1, pb.INT64) + pb.field(2, shape))),
+        ],
+    )
+    contract = frames.manifest(
+        "frame",
+        outputs=(Output(name="y", dtype="int64", shape=("batch", 3), role="values"),),
+        golden=GoldenTrace(
+            inputs={"x": Array.of(np.ones((1, 1, 3), np.float32))},
+            states={"h": Array.of(np.ones((1, 4), np.float32))},
+            outputs={"y": Array.of(np.full((1, 1, 3), said))},
+            next_states={"h": Array.of(-np.ones((1, 4), np.float32))},
+        ),
+    )
+    return seal(pb.model(graph, pb.metadata(MANIFEST_KEY, contract.encode())))
 
 
 @pytest.fixture(params=NAMES)
@@ -158,6 +188,7 @@ def test_a_value_that_is_not_a_number_is_broken(lstm, monkeypatch):
         ([1.0], [np.inf], math.inf, math.inf),
         ([np.nan], [1.0], math.inf, math.inf),
         ([np.nan], [np.nan], math.inf, math.inf),
+        (np.float32([1.0]), [1.0], math.inf, math.inf),
         ([-0.0], [0.0], 0, 0),
         ([], [], 0, 0),
     ],
@@ -169,6 +200,19 @@ def test_differences_are_relative_above_one(found, wanted, absolute, relative):
 def test_booleans_and_integers_differ_by_numbers():
     assert compare(np.array([True, False]), np.array([True, True])) == (1, 1)
     assert compare(np.array([7, 3]), np.array([7, 1])) == (2, 2)
+    assert compare(np.array([1_000_000]), np.array([1_000_001])) == (1, 1)
+    assert compare(np.array([2**53]), np.array([2**53 + 1])) == (1, 1)
+    assert compare(np.array([2**62]), np.array([2**62])) == (0, 0)
+    assert compare(np.array([], np.int64), np.array([], np.int64)) == (0, 0)
+    assert compare(np.array([1], np.int32), np.array([1])) == (math.inf, math.inf)
+    assert compare(np.array([1.0]), np.array([1])) == (math.inf, math.inf)
+
+
+def test_integers_that_are_off_by_one_are_broken_however_large():
+    found = load(tokens(20_000)).selftest()
+    assert (found.verdict, found.largest) == ("bit-exact", 0)
+    found = load(tokens(20_001)).selftest()
+    assert (found.verdict, found.largest) == ("broken", 1)
 
 
 def test_a_model_that_cannot_be_stepped_is_tested_whole(lstm_data):

@@ -2,9 +2,11 @@ import gc
 import weakref
 
 import numpy as np
+import onnxruntime
 import pytest
 from tests.runtime.handmade import running_sum
 
+from rnnx_runtime import ExecutionError
 from rnnx_runtime._buffers import HostBuffer
 from rnnx_runtime._session import Options, Session
 from rnnx_runtime.artifact import open_artifact
@@ -13,6 +15,22 @@ from rnnx_runtime.artifact import open_artifact
 @pytest.fixture(scope="module")
 def session():
     return Session(open_artifact(running_sum()).data, Options({"cpu": {}}, strict=True, threads=1))
+
+
+@pytest.mark.parametrize("failing", [RuntimeError, ValueError])
+def test_a_provider_that_fails_is_not_replaced_behind_ones_back(monkeypatch, capfd, failing):
+    """ONNX Runtime would print that it falls back, and run on the CPU."""
+    made = []
+
+    def fail(self, *arguments):
+        made.append(self)
+        self._fallback_providers = ["CPUExecutionProvider"]
+        raise failing("no such device")
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", fail)
+    with pytest.raises(ExecutionError, match="^ONNX Runtime cannot load the model: no such device$"):
+        Session(open_artifact(running_sum()).data, Options({"cpu": {}}, strict=True, threads=1))
+    assert (len(made), *capfd.readouterr()) == (1, "", "")
 
 
 def test_both_sides_of_a_call_go_by_name(session):

@@ -1,10 +1,14 @@
 """What an adoption made, and what it found on the way."""
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from rnnx._describe import Description
 from rnnx_runtime.artifact import Manifest
+
+_WIDTH: Final = 67  # of a note, which stands in a line of 80 behind its title
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,10 @@ class Adopted:
         times = f"{self.comparisons} comparison{'s' * (self.comparisons > 1)}"
         title = f"{self.path}: {self.manifest.name}, adopted with {kept}, proven equal to the file in {times}"
         lines = Description(self.manifest, self.operators, self.size, self.digest).lines()
-        notes = [f"  {'notes' if place == 0 else '':<11}{note}" for place, note in enumerate(self.notes)]
+        parts = [
+            part for note in self.notes for part in textwrap.wrap(note, _WIDTH, break_long_words=False, break_on_hyphens=False)
+        ]
+        notes = [f"  {'notes' if place == 0 else '':<11}{part}" for place, part in enumerate(parts)]
         return "\n".join([title, *lines, *notes])
 
     def to_json(self) -> str:

@@ -12,32 +12,35 @@ from onnx import ModelProto, ValueInfoProto, helper
 
 from rnnx._adopt.adopted import Adopted
 from rnnx._adopt.borders import Border, declare, inputs_of, outputs_of, parse_letters, with_axes
-from rnnx._adopt.calls import Arrays, PlainSession, inner_of
+from rnnx._adopt.calls import Arrays, Contract, PlainSession, Shape, inner_of
 from rnnx._adopt.contract import make_golden, make_manifest
 from rnnx._adopt.dataflow import Dataflow
+from rnnx._adopt.defaults import take_defaults
 from rnnx._adopt.folding import set_inputs, tidy
+from rnnx._adopt.frozen import frozen_axes, frozen_difference
 from rnnx._adopt.guards import guarded
-from rnnx._adopt.labels import check_inputs
+from rnnx._adopt.horizon import reach_of
+from rnnx._adopt.labels import check_elements, check_inputs
 from rnnx._adopt.lifting import forgetful, lift_states
 from rnnx._adopt.opset import modernise
 from rnnx._adopt.pairs import Pair, check_lost, given_pairs, proposed_pairs
-from rnnx._adopt.proof import Precision, check_states_matter, compare_with_original, find_stepping
+from rnnx._adopt.proof import check_states_matter, compare_with_original
+from rnnx._adopt.remarks import frozen_sizes, kept_by_none
+from rnnx._adopt.samples import Sampler
 from rnnx._adopt.sizes import Found, find_contract
 from rnnx._adopt.source import OriginalFile, read_original
+from rnnx._adopt.stepping import Precision, find_stepping
+from rnnx._adopt.target import replaced_model, sealed
 from rnnx._errors import AdoptError
 from rnnx_runtime import ArtifactError, Model, load
 from rnnx_runtime.artifact import (
     BATCH,
-    MANIFEST_KEY,
     TIME,
     Codec,
     Dimension,
-    Manifest,
     check_writable,
     golden_sha256,
     inspect_graph,
-    open_artifact,
-    seal,
     write_atomic,
 )
 
@@ -81,6 +84,7 @@ def adopt(
         raise AdoptError(f"the artifact's name must end in .onnx, got {target.name!r}; for example artifacts/adopted.onnx")
     check_writable(target)
     original = read_original(source)
+    replaced = replaced_model(target, source)
     PlainSession(original.model)  # nothing else looks at a graph as closely
     work = _Adoption(original, states, set or {}, axes or {}, trust=trust)
     work.pair()
@@ -88,7 +92,7 @@ def adopt(
     if lift:
         work.lift()
     work.settle()
-    return work.write(target, name or original.name, codec)
+    return work.write(target, name or original.name, codec, replaced)
 
 
 class _Adoption:
@@ -111,6 +115,8 @@ class _Adoption:
         self._found: Found | None = None
         self._model = ModelProto()
         self._model.CopyFrom(original.model)
+        check_elements(inputs_of(self._model))
+        self._defaults = take_defaults(self._model, states)
         self._notes = [*original.notes, *modernise(self._model)]
         self._constants = set_inputs(self._model, inputs_of(self._model), constants)
         for key, value in self._constants.items():
@@ -177,8 +183,16 @@ class _Adoption:
             self._pairs = proposed_pairs(inputs, outputs, self._flow)
         else:
             self._pairs = given_pairs(self._states, inputs, outputs, self._flow)
+        starts = {name: array if array.any() else None for name, array in self._defaults.items()}
+        self._pairs = tuple(dataclasses.replace(pair, initial=starts.get(pair.input)) for pair in self._pairs)
         if self._pairs and len(self._pairs) == len(outputs):
             self._answer_with_a_state()
+        lengths = next((one.name for one in inputs if self._flow.counts_steps(one.name)), None)
+        if lengths is not None:
+            raise AdoptError(
+                f"{lengths} says how many steps of each row count, which a stream, taking one after the other, cannot know; export the file "
+                "without it: chunks of a stream have no padding"
+            )
         check_inputs(inputs, {pair.input for pair in self._pairs}, self._letters())
         self._foreign(but=_FOLDABLE)
 
@@ -204,7 +218,9 @@ class _Adoption:
             if one.dtype.startswith("int") and one.name not in states and (size := self._flow.vocabulary(one.name))
         }
         session = PlainSession(guarded(self._model))
-        self._found = find_contract(session, inputs, outputs_of(self._model), self._pairs, self._letters(), vocabularies)
+        found = find_contract(session, inputs, outputs_of(self._model), self._pairs, self._letters(), vocabularies)
+        self._pairs = tuple(_of_one_row(pair, found.contract.shapes[pair.input]) for pair in self._pairs)
+        self._found = dataclasses.replace(found, contract=dataclasses.replace(found.contract, pairs=self._pairs))
 
     def lift(self) -> None:
         """Make inputs and outputs of states that begin anew in each call, and measure again."""
@@ -229,33 +245,67 @@ class _Adoption:
         if contract.one_step:
             frames = [f"{one.name} {['B', *inner_of(contract.shapes[one.name])]}" for one in contract.inputs]
             self._notes.append(f"a step is {', '.join(frames)}".replace("'B'", "B"))
+        self._notes += frozen_sizes(contract, self._inputs(), self._letters())
         if not self._pairs:
             self._notes.append("it keeps no state: no output is an input of the next call")
+
+    def _check_frozen(self, session: PlainSession, contract: Contract, sampler: Sampler, anew: list[str]) -> None:
+        """Where a person said that a call takes one step, and the file takes many, compare both.
+
+        Raises:
+            AdoptError: they differ.
+        """
+        frozen = frozen_axes(contract, inputs_of(self._file.model), self._letters())
+        if not frozen:
+            return
+        whole = ModelProto()
+        whole.CopyFrom(self._file.model)
+        take_defaults(whole, self._states)
+        modernise(whole)
+        failure = frozen_difference(PlainSession(guarded(whole), self._constants), session, contract, frozen, sampler)
+        if failure:
+            raise AdoptError("; ".join([failure, *(anew or kept_by_none(self._flow))]))
+
+    def _check_memory(self, contract: Contract, anew: list[str], *, refused: bool) -> None:
+        """Note nodes that begin anew where steps are no stream; refuse those of a step, where nobody said that they may.
+
+        Raises:
+            AdoptError: there is one.
+        """
+        if contract.one_step and anew and self._states is None:
+            also = "; or, where it is meant, say which outputs hand states back: --state INPUT=OUTPUT, or --state none"
+            raise AdoptError(f"steps are no stream, for {anew[0]}{also}")
+        if contract.one_step or (refused and not self._pairs):
+            self._notes += anew
 
     @property
     def _precision(self) -> Precision:
         dtypes = {one.dtype for one in (*inputs_of(self._model), *outputs_of(self._model))}
         return "float64" if "float64" in dtypes and "float32" not in dtypes else "float32"
 
-    def write(self, target: Path, name: str, codec: Codec | None) -> Adopted:
+    def write(self, target: Path, name: str, codec: Codec | None, replaced: str | None) -> Adopted:
         """Prove that the artifact is the file, and write it."""
         assert self._found is not None
         contract, sampler, trusted = self._found.contract, self._found.sampler, self._foreign()
         session = PlainSession(guarded(self._model))
         quantised = any("DynamicQuantize" in node.op_type for node in self._model.graph.node)
-        stepping = find_stepping(session, contract, sampler, self._precision, quantised=quantised)
+        anew = forgetful(self._model, contract, sampler)
+        reasons = [*anew, *([] if contract.one_step else kept_by_none(self._flow))]
+        stepping = find_stepping(
+            session, contract, sampler, self._precision, reach_of(self._model), reasons, quantised=quantised
+        )
         check_states_matter(session, contract, sampler)
-        if stepping.refused and not self._pairs:
-            self._notes += forgetful(self._flow)
+        original = PlainSession(self._file.model, self._constants)
+        self._check_frozen(session, contract, sampler, anew)
+        self._check_memory(contract, anew, refused=stepping.refused is not None)
         golden = make_golden(PlainSession(self._model), contract, sampler)
         manifest = make_manifest(name, self._file, self._model, contract, stepping, golden, self._precision, trusted, codec)
-        model = self._load(_sealed(self._model, manifest))
-        original = PlainSession(self._file.model, self._constants)
+        model = self._load(sealed(self._model, manifest))
         comparison = compare_with_original(model, original, contract, sampler, self._precision)
         golden = msgspec.structs.replace(golden, sha256=golden_sha256(model))
         manifest = msgspec.structs.replace(manifest, golden=golden, lowering_because=str(comparison))
-        data = _sealed(self._model, manifest)
-        digest, replaced = self._load(data).digest, _other_model(target, name)
+        data = sealed(self._model, manifest)
+        digest = self._load(data).digest
         write_atomic(target, data)
         return Adopted(
             path=target,
@@ -266,7 +316,7 @@ class _Adoption:
             digest=digest,
             size=len(data),
             operators=tuple(node.op_type for node in self._model.graph.node),
-            replaced=replaced,
+            replaced=None if replaced == name else replaced,
         )
 
     def _load(self, data: bytes) -> Model:
@@ -276,27 +326,22 @@ class _Adoption:
             raise AdoptError(f"an artifact cannot hold this graph: {error}") from None
 
 
+def _of_one_row(pair: Pair, shape: Shape) -> Pair:
+    """The pair, beginning with what all rows begin with.
+
+    Raises:
+        AdoptError: they begin with different values.
+    """
+    if pair.initial is None or BATCH not in shape:
+        return pair
+    first = pair.initial.take([0], shape.index(BATCH))
+    if (pair.initial != first).any():
+        raise AdoptError(f"{pair.input} begins each row with another state; rnnx begins all rows alike")
+    return dataclasses.replace(pair, initial=first)
+
+
 def _declared(size: Dimension, fixed: Mapping[str, int | None]) -> Dimension:
     """The one size that a symbol stands for, where it stands for one."""
     known = [fixed[part] for part in size.split("*")] if isinstance(size, str) else []
     sizes = [part for part in known if part is not None]
     return int(np.prod(sizes)) if sizes and len(sizes) == len(known) else size
-
-
-def _other_model(target: Path, title: str) -> str | None:
-    """The name of the model whose artifact is there, where it is another one."""
-    if not target.exists():
-        return None
-    try:
-        name = open_artifact(target, trust=True).manifest.name
-    except ArtifactError:
-        return "something that is no artifact"
-    return None if name == title else name
-
-
-def _sealed(model: ModelProto, manifest: Manifest) -> bytes:
-    """The artifact's bytes: the graph with this manifest, sealed."""
-    described = ModelProto()
-    described.CopyFrom(model)
-    described.metadata_props.add(key=MANIFEST_KEY, value=manifest.encode())
-    return seal(described.SerializeToString(deterministic=True))

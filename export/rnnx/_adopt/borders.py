@@ -17,7 +17,9 @@ _DTYPES: Final[dict[int, DType]] = {
     TensorProto.INT64: "int64",
     TensorProto.BOOL: "bool",
 }
-_LETTERS: Final = re.compile(r"[A-Z]|\d+")
+_DIGITS: Final = 9  # of a size
+_SHOWN: Final = 60  # characters of what was typed, in a message
+_LETTERS: Final = re.compile(r"[A-Z]|[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,8 @@ def parse_letters(letters: str) -> tuple[int | str, ...]:
     """
     parts = [part.strip() for part in letters.split(",")] if "," in letters else _LETTERS.findall(letters)
     whole = "".join(parts) == letters.replace(",", "").replace(" ", "")
-    if not parts or not whole or not all(_LETTERS.fullmatch(part) for part in parts):
-        raise AdoptError(f"axes are a letter or a size each, such as BTF, B576 or B,1,80; got {letters!r}")
+    if not parts or not whole or not all(_LETTERS.fullmatch(part) for part in parts) or max(map(len, parts)) > _DIGITS:
+        raise AdoptError(f"axes are a letter or a size each, such as BTF, B576 or B,1,80; got {letters[:_SHOWN]!r}")
     if parts.count("B") > 1 or parts.count("T") > 1:
         raise AdoptError(f"B and T stand for one axis each; got {letters!r}")
     return tuple(int(part) if part.isdigit() else part for part in parts)

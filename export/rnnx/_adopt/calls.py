@@ -62,7 +62,8 @@ def words(error: Exception) -> str:
     if guard is not None:
         return guard[1]
     text = _NODE.sub(r"\1: ", _PLACE.sub("", " ".join(str(error).split())))
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[:_LONGEST])
+    found = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[:_LONGEST])
+    return found or f"{type(error).__name__}, without a word"
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,9 @@ class Contract:
             if pair.initial is None:
                 states[pair.input] = np.zeros(sized(shape, batch, 1), pair.dtype)
             else:
-                states[pair.input] = np.repeat(pair.initial, batch, shape.index(BATCH)) if BATCH in shape else pair.initial
+                states[pair.input] = pair.initial
+                if BATCH in shape:
+                    states[pair.input] = np.repeat(pair.initial.take([0], shape.index(BATCH)), batch, shape.index(BATCH))
         return states
 
 

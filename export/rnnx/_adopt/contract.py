@@ -7,12 +7,12 @@ from typing import Final
 import numpy as np
 from onnx import ModelProto
 
-from rnnx._adopt.borders import Border
 from rnnx._adopt.calls import Arrays, Contract, PlainSession, call, golden_array
+from rnnx._adopt.dataflow import Dataflow
 from rnnx._adopt.pairs import Pair
-from rnnx._adopt.proof import Precision, Stepping
 from rnnx._adopt.samples import Sampler
 from rnnx._adopt.source import OriginalFile
+from rnnx._adopt.stepping import Precision, Stepping
 from rnnx._errors import AdoptError
 from rnnx_runtime.artifact import (
     BATCH,
@@ -60,12 +60,13 @@ def make_manifest(
         )
         for one in contract.inputs
     ]
+    scores = _scores(codec, model, contract, golden)
     outputs = [
         Output(
             name=one.name,
             dtype=one.dtype,
             shape=contract.shapes[one.name],
-            role="logits" if _is_logits(codec, contract, one, golden) else "values",
+            role="logits" if one.name == scores else "values",
         )
         for one in contract.outputs
     ]
@@ -131,23 +132,37 @@ def _state(pair: Pair, contract: Contract) -> StateSpec:
     )
 
 
-def _is_logits(codec: Codec | None, contract: Contract, border: Border, golden: GoldenTrace) -> bool:
-    """Whether an output scores the codec's symbols at each step.
+def _scores(codec: Codec | None, model: ModelProto, contract: Contract, golden: GoldenTrace) -> str | None:
+    """The output that scores the codec's symbols at each step: of several of that size, the one that is made of the others.
 
     Raises:
-        AdoptError: it gives their probabilities.
+        AdoptError: it gives their probabilities; or there are several, and none is made of the others.
     """
-    if codec is None or isinstance(codec, ScalerCodec) or not border.dtype.startswith("float"):
-        return False
-    if contract.shapes[border.name][-1:] != (len(codec.vocabulary),) or not contract.has_time(border.name):
-        return False
-    values = golden.outputs[border.name].numpy()
+    if codec is None or isinstance(codec, ScalerCodec):
+        return None
+    fitting = [
+        one.name
+        for one in contract.outputs
+        if one.dtype.startswith("float")
+        and contract.shapes[one.name][-1:] == (len(codec.vocabulary),)
+        and contract.has_time(one.name)
+    ]
+    flow = Dataflow(model.graph)
+    last = [one for one in fitting if not any(one in flow.above(other) for other in fitting if other != one)]
+    if len(last) > 1:
+        raise AdoptError(
+            f"{', '.join(last)} may each score the {len(codec.vocabulary)} symbols of the vocabulary; take all but one off the graph's "
+            "outputs, or adopt the file without a vocabulary"
+        )
+    if not last:
+        return None
+    values = golden.outputs[last[0]].numpy()
     if (values >= 0).all() and np.allclose(values.sum(axis=-1), 1, atol=1e-3):
         raise AdoptError(
-            f"{border.name} gives probabilities, but a vocabulary needs scores, or their logarithms; take the Softmax off the "
+            f"{last[0]} gives probabilities, but a vocabulary needs scores, or their logarithms; take the Softmax off the "
             "graph's end, or adopt the file without a vocabulary"
         )
-    return True
+    return last[0]
 
 
 def _check_vocabulary(codec: Codec, inputs: list[Input], outputs: list[Output]) -> None:

@@ -12,6 +12,7 @@ Port = tuple[str, Literal["h", "c"]]  # a recurrent node, and which of its state
 
 RECURRENT: Final = frozenset(["RNN", "LSTM", "GRU", "com.microsoft::DynamicQuantizeLSTM"])
 _PORTS: Final[dict[int, Literal["h", "c"]]] = {5: "h", 6: "c"}  # inputs initial_h and initial_c
+_LENGTHS: Final = 4  # input sequence_lens
 _ENDS: Final[dict[int, Literal["h", "c"]]] = {1: "h", 2: "c"}  # outputs Y_h and Y_c
 
 # Operators that move values without computing with them, and the inputs that they take these values from.
@@ -61,6 +62,15 @@ class Dataflow:
         """The graph's inputs whose values a value depends on."""
         return self._sources(name, _SIZES_ONLY)
 
+    def above(self, name: str) -> set[str]:
+        """All values that this one depends on, itself among them."""
+
+        def read(value: str) -> list[str]:
+            node = self.maker.get(value)
+            return [] if node is None else _reads(node)
+
+        return self._walk("above", name, read)
+
     def _sources(self, name: str, beyond: Collection[str]) -> set[str]:
         """The inputs above a value, not looking beyond some operators."""
 
@@ -89,6 +99,14 @@ class Dataflow:
                 if operator(node) in RECURRENT:
                     found.update((self.names[id(node)], port) for at, port in _PORTS.items() if _at(node.input, at) == value)
         return found
+
+    def counts_steps(self, name: str) -> bool:
+        """Whether an input says how many steps of each row a recurrent node reads."""
+        return any(
+            operator(node) in RECURRENT and _at(node.input, _LENGTHS) == value
+            for value in self._moved_from(name)
+            for node in self._readers.get(value, ())
+        )
 
     def ends(self, name: str) -> set[Port]:
         """The recurrent nodes whose last states make up an output of the graph."""

@@ -28,6 +28,7 @@ from rnnx._errors import AdoptError
 from rnnx._quiet import quiet
 
 _LARGEST: Final = 1 << 26  # elements of a constant that is computed
+_SHOWN: Final = 60  # characters of a value, in a message
 _MOST_ROUNDS: Final = 8  # a branch that is taken brings new constants
 _KEPT: Final = frozenset(["DequantizeLinear", "QuantizeLinear"])  # weights of one byte must not become those of four
 _MUCH_OUT_OF_LITTLE: Final = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1}  # where the input stands that says how much
@@ -60,15 +61,23 @@ def set_inputs(model: ModelProto, inputs: Sequence[Border], values: Mapping[str,
 
 def _fitting(border: Border, value: Any) -> NDArray[Any]:
     """The value in the input's type and shape; one number fills a shape whose sizes are known."""
+    shown = repr(value)
+    shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
     try:
         given = np.asarray(value)
-        array = given.astype(border.dtype)
+        if given.dtype.kind not in "fiub":
+            raise TypeError(given.dtype)
+        with np.errstate(all="ignore"):
+            array = given.astype(border.dtype)
     except (TypeError, ValueError, OverflowError):
-        raise AdoptError(f"--set {border.name}: {value!r} is no array of {border.dtype}") from None
-    if given.dtype.kind not in "fiub" or (array.dtype.kind != "f" and (array != given).any()) or not np.isfinite(array).all():
-        raise AdoptError(f"--set {border.name}: {value!r} does not fit {border.dtype}")
+        raise AdoptError(f"--set {border.name}: {shown} is no array of {border.dtype}") from None
+    exact = array.dtype.kind == "f" or not (array != given).any()
+    if not exact or (given.dtype.kind == "b") != (border.dtype == "bool") or not np.isfinite(array).all():
+        raise AdoptError(f"--set {border.name}: {shown} does not fit {border.dtype}")
     sizes = (1,) * array.ndim if border.sizes is None else tuple(1 if isinstance(size, str) else size for size in border.sizes)
     if array.ndim == 0:
+        if math.prod(sizes) > _LARGEST:
+            raise AdoptError(f"--set {border.name}: {border} has more than {_LARGEST} values")
         return np.full(sizes, array)
     shaped = Border(border.name, border.dtype, array.shape)
     if not border.may_equal(shaped):

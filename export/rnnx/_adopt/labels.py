@@ -1,6 +1,7 @@
 """The ways to call a graph's axes batch and time, the most plausible first. Which one is right, running the graph tells."""
 
 import itertools
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -13,6 +14,7 @@ from rnnx_runtime.artifact import BATCH, TIME, Dimension
 Letters = Mapping[str, tuple[int | str, ...]]
 
 _MOST: Final = 64  # ways that are tried
+_MOST_ELEMENTS: Final = 1 << 23  # of an input or a state, for each row and step
 _MOST_BATCHES: Final = 4
 _SOME: Final = 2  # the size of a state's second free axis, to see whether it grows
 _BATCH_LIKE: Final = frozenset("batch b n bs batchsize batch_size nbatch streams num_streams".split())
@@ -32,11 +34,35 @@ class Assignment:
         shapes: of the inputs and states, with the symbols of a manifest.
         batch: the one batch size that is taken; None where any is.
         one_step: a call takes one step.
+        against: it goes against what the file calls its axes.
     """
 
     shapes: Mapping[str, Shape]
     batch: int | None
     one_step: bool
+    against: bool
+
+    @property
+    def free(self) -> bool:
+        """Whether any number of rows and of steps is taken."""
+        return self.batch is None and not self.one_step
+
+
+def is_time_like(symbol: str) -> bool:
+    """Whether a file's own name of an axis says that it is time."""
+    return symbol.lower() in _TIME_LIKE
+
+
+def check_elements(borders: Sequence[Border]) -> None:
+    """Refuse sizes of which not even a few rows and steps can be drawn.
+
+    Raises:
+        AdoptError: there is one.
+    """
+    for border in borders:
+        elements = math.prod(size for size in border.sizes or () if isinstance(size, int))
+        if elements > _MOST_ELEMENTS:
+            raise AdoptError(f"{border} has {elements} values for each row and step; at most {_MOST_ELEMENTS} are adopted")
 
 
 def check_inputs(inputs: Sequence[Border], states: Collection[str], letters: Letters) -> None:
@@ -45,6 +71,7 @@ def check_inputs(inputs: Sequence[Border], states: Collection[str], letters: Let
     Raises:
         AdoptError: there is one.
     """
+    check_elements(inputs)
     given = [border for border in inputs if border.name not in states]
     single = [border for border in given if border.sizes is not None and all(size == 1 for size in border.sizes)]
     for border in single:
@@ -79,22 +106,25 @@ def example(border: Border, symbols: str = "BT") -> str:
 def assignments(inputs: Sequence[Border], states: Sequence[Border], letters: Letters) -> Iterator[Assignment]:
     """All ways: those that agree with the file's own names first, and of these the freest.
 
+    What goes against the names, but is free, comes before what agrees with them and is not.
+
     Args:
         inputs: what a step is given.
         letters: axes that a person named, by input.
     """
     ways = _ways(inputs, states, letters)
-    for agree in (True, False):
-        labelled = [shapes for against, shapes in ways if (not against) == agree]
-        for any_batch, any_steps in ((True, True), (False, True), (True, False), (False, False)):
-            for shapes in labelled:
+    free = (True, True)
+    fixed = ((False, True), (True, False), (False, False))
+    for against, freedoms in ((False, (free,)), (True, (free,)), (False, fixed), (True, fixed)):
+        for any_batch, any_steps in freedoms:
+            for shapes in [shapes for other, shapes in ways if other == against]:
                 if (any_batch and not all(BATCH in shape for shape in shapes.values())) or (
                     any_steps and not any(TIME in shape for shape in shapes.values())
                 ):
                     continue
                 for batch in (None,) if any_batch else _batches(shapes, states, letters):
                     found = shapes if batch is None else _at_batch(shapes, inputs, states, letters, batch)
-                    yield Assignment(found if any_steps else _one_step(found, inputs, letters), batch, not any_steps)
+                    yield Assignment(found if any_steps else _one_step(found, inputs, letters), batch, not any_steps, against)
 
 
 def _ways(inputs: Sequence[Border], states: Sequence[Border], letters: Letters) -> list[tuple[bool, dict[str, Shape]]]:

@@ -84,13 +84,31 @@ def lift_states(model: ModelProto, contract: Contract, sampler: Sampler) -> tupl
     return lifted, tuple(pairs), notes
 
 
-def forgetful(flow: Dataflow) -> list[str]:
-    """The nodes that could be lifted, in words."""
-    return [
-        f"{node.op_type} {flow.names[id(node)]} begins anew in each call; --lift makes its state an input"
+def forgetful(model: ModelProto, contract: Contract, sampler: Sampler) -> list[str]:
+    """The recurrent nodes that read along time, and begin with what no input gives, in words."""
+    flow = Dataflow(model.graph)
+    nodes = [
+        node
         for node in flow.nodes
-        if operator(node) in RECURRENT and attribute(node, "direction", b"forward") == b"forward"
+        if operator(node) in RECURRENT
+        and not any(flow.sources_of_values(node.input[port.taken]) for port in _PORTS if port.taken < len(node.input))
     ]
+    if not nodes:
+        return []
+    seen = _Seen(model, nodes, flow, contract, sampler)
+    call = "step" if contract.one_step else "call"
+    return [
+        f"{node.op_type} {flow.names[id(node)]} begins anew in each {call}; {_remedy(node)}"
+        for node in nodes
+        if seen.along_time(node)
+    ]
+
+
+def _remedy(node: NodeProto) -> str:
+    """How a node is kept from beginning anew, in words."""
+    if attribute(node, "direction", b"forward") != b"forward":
+        return "it needs what comes later, so that no state makes a stream of it"
+    return "--lift makes its state an input"
 
 
 class _Seen:

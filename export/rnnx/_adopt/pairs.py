@@ -28,6 +28,7 @@ _SIDES: Final = frozenset("in input inputs out output outputs".split())  # say n
 _BEFORE: Final = frozenset("prev previous past old last init initial begin start".split())
 _AFTER: Final = frozenset("next new present updated final end cur current after".split())
 _ALIKE: Final = "named alike"
+_SHIFTED: Final = "a cache that is shifted"
 _SHOWN: Final = 6  # candidates in a message
 
 
@@ -78,7 +79,9 @@ def check_lost(unread: Iterable[str], outputs: Sequence[Border], states: Mapping
         AdoptError: there is one.
     """
     for name in unread:
-        output = next((one.name for one in outputs if _alike(name, one.name)), None) if states is None else states.get(name)
+        output = (
+            next((one.name for one in outputs if named_alike(name, one.name)), None) if states is None else states.get(name)
+        )
         if output is not None:
             raise AdoptError(
                 f"nothing in the graph reads {name}, so that {output} cannot go back into it: the state was lost when the file was made; "
@@ -99,8 +102,6 @@ def _check(taken: Border, given: Border, flow: Dataflow) -> None:
             f"{taken.name} and {given.name} are no pair: {taken} is {taken.dtype}, {given} is {given.dtype}; a state goes back as "
             "it came"
         )
-    if taken.name not in flow.sources(given.name):
-        raise AdoptError(f"{given.name} does not depend on {taken.name}, so they are no pair: nothing would be remembered")
     begins, ends = flow.begins(taken.name), flow.ends(given.name)
     if begins and ends and not begins & ends:
         raise AdoptError(
@@ -124,17 +125,21 @@ def proposed_pairs(inputs: Sequence[Border], outputs: Sequence[Border], flow: Da
     shapes_only: list[tuple[Border, Border]] = []
     for one in inputs:
         for other in outputs:
+            if not one.may_equal(other):
+                if named_alike(one.name, other.name):
+                    raise AdoptError(
+                        f"{one.name} and {other.name} are named like a state and the next one, but they differ: {one} is {one.dtype}, "
+                        f"{other} is {other.dtype}; say what is meant: --state INPUT=OUTPUT, or --state none"
+                    )
+                continue
             said = _evidence(one, other, flow)
-            if one.may_equal(other) and one.name in flow.sources(other.name):
-                if said:
-                    evidence[one.name, other.name] = said
-                elif len(one.free) < 2:  # a state has an axis for rows at most, and none for time
-                    shapes_only.append((one, other))
-            elif _alike(one.name, other.name):
-                raise AdoptError(
-                    f"{one.name} and {other.name} are named like a state and the next one, but they differ: {one} is {one.dtype}, "
-                    f"{other} is {other.dtype}; say what is meant: --state INPUT=OUTPUT, or --state none"
-                )
+            if said == _ALIKE and _rivals(one, other, inputs, outputs):
+                said = ""
+            if said:
+                evidence[one.name, other.name] = said
+            elif _may_be_state(one, other, flow):
+                shapes_only.append((one, other))
+    evidence = _without_frames(evidence, {one.name: one for one in inputs})
     pairs = _unambiguous(evidence, {one.name: one.dtype for one in inputs})
     if pairs and len(pairs) == len(inputs):
         raise AdoptError(
@@ -166,11 +171,60 @@ def _evidence(one: Border, other: Border, flow: Dataflow) -> str:
             else f"where {nodes[0]} and {len(nodes) - 1} more begin and end"
         )
     if flow.shifts(one.name, other.name):
-        return "a cache that is shifted"
-    return _ALIKE if _alike(one.name, other.name) else ""
+        return _SHIFTED
+    return _ALIKE if named_alike(one.name, other.name) else ""
 
 
-def _alike(name: str, output: str) -> bool:
+def _may_be_state(one: Border, other: Border, flow: Dataflow) -> bool:
+    """Whether two of one shape may be a pair though nothing speaks for it.
+
+    A state has an axis for rows at most, and none for time. A single number that makes no difference to the output is the same
+    for all steps rather than a state.
+    """
+    if len(one.free) > 1 or _other_ends(one, other, flow):
+        return False
+    single = one.sizes is not None and all(size == 1 for size in one.sizes)
+    return not single or one.name in flow.sources(other.name)
+
+
+def _other_ends(one: Border, other: Border, flow: Dataflow) -> bool:
+    """Whether recurrent nodes say that two are no pair."""
+    begins, ends = flow.begins(one.name), flow.ends(other.name)
+    return bool(begins and ends and not begins & ends)
+
+
+def _rivals(one: Border, other: Border, inputs: Sequence[Border], outputs: Sequence[Border]) -> bool:
+    """Whether shapes allow another pair that names speak for as well: frame and prev_frame, where there is one frame_out.
+
+    An output may be called nothing but `next`, or be of the same stem; then nobody knows which of the two is meant.
+    """
+    mine, theirs = _stems(one.name), _stems(other.name)
+    for rival in outputs:
+        words = _words(rival.name)
+        only = (
+            words <= _AFTER | _SIDES | _STATES
+            and words & (_AFTER | _STATES)
+            and not any(named_alike(given.name, rival.name) for given in inputs)
+        )
+        if rival.name != other.name and one.may_equal(rival) and (_stems(rival.name) & mine - {()} or only):
+            return True
+    return any(rival.name != one.name and rival.may_equal(other) and _stems(rival.name) & theirs - {()} for rival in inputs)
+
+
+def _without_frames(evidence: Mapping[tuple[str, str], str], inputs: Mapping[str, Border]) -> dict[tuple[str, str], str]:
+    """What speaks for pairs, but for frames that are joined with a cache: with an axis more that is free, it has time."""
+    fewest: dict[str, int] = {}
+    for (one, other), said in evidence.items():
+        if said == _SHIFTED:
+            fewest[other] = min(len(inputs[one].free), fewest.get(other, 99))
+    return {
+        (one, other): said
+        for (one, other), said in evidence.items()
+        if said != _SHIFTED or len(inputs[one].free) == fewest[other]
+    }
+
+
+def named_alike(name: str, output: str) -> bool:
     """Whether two names say that they are a state and the next one: state and stateN, h0 and hn, in_cache and out_cache."""
     one, other = _words(name), _words(output)
     marked = bool(one & _BEFORE - other) or bool(other & _AFTER - one)
@@ -200,19 +254,22 @@ def _unambiguous(evidence: Mapping[tuple[str, str], str], dtypes: Mapping[str, D
         ]
         for one, other in left:
             rivals = [pair for pair in left if pair != (one, other) and (pair[0] == one or pair[1] == other)]
-            named = [pair for pair in rivals if _alike(*pair)]
-            if not rivals or (_alike(one, other) and not named):
+            named = [pair for pair in rivals if named_alike(*pair)]
+            if not rivals or (named_alike(one, other) and not named):
                 pairs[one] = Pair(one, one, other, dtypes[one], evidence[one, other])
     return tuple(pairs.values())
 
 
 def _ambiguous(left: Sequence[tuple[Border, Border]], pairs: Sequence[Pair]) -> str:
-    shown = ", ".join(f"{one} → {other.name}" for one, other in left[:_SHOWN])
-    more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
+    candidates: dict[str, list[str]] = {}
+    for one, other in left:
+        candidates.setdefault(str(one), []).append(other.name)
+    shown = ", ".join(f"{one} → {' or '.join(others)}" for one, others in list(candidates.items())[:_SHOWN])
+    more = f" and {len(candidates) - _SHOWN} more" if len(candidates) > _SHOWN else ""
     found = f", beside {', '.join(f'{pair.input}={pair.output}' for pair in pairs[:_SHOWN])}" if pairs else ""
     also = "".join(f"{pair.input}={pair.output}," for pair in pairs[:_SHOWN])
     only = f"--state {also.rstrip(',')} where no other does" if pairs else "--state none"
     return (
-        f"which outputs hand states back cannot be told{found}: {shown}{more} have equal shapes; say which do, such as "
-        f"--state {also}{left[-1][0].name}={left[-1][1].name}, or {only}"
+        f"which outputs hand states back cannot be told{found}: {shown}{more} have equal shapes; say which do: "
+        f"--state {also}INPUT=OUTPUT, or {only}"
     )

@@ -1,42 +1,24 @@
-"""The proof: every state matters, steps and chunks give what the whole gives, and the artifact answers as the original file does."""
+"""The proof: every state matters, and the artifact answers as the original file does."""
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 
-from rnnx._adopt.calls import Arrays, Contract, PlainSession, call, cut, in_pieces, joined, words
-from rnnx._adopt.pairs import Pair
+from rnnx._adopt.calls import Arrays, Contract, PlainSession, call, cut, in_pieces, joined
 from rnnx._adopt.samples import Sampler
+from rnnx._adopt.stepping import Precision
 from rnnx._errors import AdoptError
 from rnnx._parity.compare import compare, difference
 from rnnx._parity.tolerances import tolerance_of
 from rnnx_runtime import Model, State
-from rnnx_runtime.artifact import BATCH, TIME
 
 _STEPS: Final = 12
-_CUTS: Final = ([0, 5, 7, _STEPS], list(range(_STEPS + 1)))
 _BATCHES: Final = (1, 2, 5)
-_MOST_WAYS: Final = 24  # of pairing states of one shape, that are tried
-_NOISE: Final = 0.1  # what quantising a whole call may change, relative above 1
-
-Precision = Literal["float32", "float64"]
-
-
-@dataclass(frozen=True)
-class Stepping:
-    """Whether a sequence may be cut.
-
-    Attributes:
-        refused: why not; None where it may.
-        chunks_matter: why the answers depend on where it is cut, where they do.
-    """
-
-    refused: str | None = None
-    chunks_matter: str | None = None
+_LOOKS: Final = 24  # steps, after each of which the states are looked at until all have mattered
+_ROWS: Final = 5  # that look
 
 
 @dataclass(frozen=True)
@@ -62,22 +44,31 @@ def check_states_matter(session: PlainSession, contract: Contract, sampler: Samp
     Raises:
         AdoptError: one changes nothing, or is not finite after a few steps.
     """
-    batch = contract.fixed_batch or 1
-    start = contract.initial(batch)
-    states = start
-    for seed in range(3):
-        _, states = call(session, contract, sampler.chunk(contract, batch, 1, seed), states, batch)
-    chunk = sampler.chunk(contract, batch, 2, 9)
-    usual = call(session, contract, chunk, states, batch)
-    for pair in contract.pairs:
-        if not np.isfinite(states[pair.input]).all():
-            raise AdoptError(f"{pair.input} is not finite after three random steps; the graph overflows, or the pair is none")
-        without = call(session, contract, chunk, {**states, pair.input: start[pair.input]}, batch)
-        if _same(usual, without):
+    batch = contract.fixed_batch or _ROWS
+    states = start = contract.initial(batch)
+    left = {pair.input: pair for pair in contract.pairs}
+    for step in range(_LOOKS if left else 0):
+        _, states = call(session, contract, sampler.chunk(contract, batch, 1, step), states, batch)
+        wild = next((name for name in states if not np.isfinite(states[name]).all()), None)
+        if wild is not None:
             raise AdoptError(
-                f"{pair.input} and {pair.output} are no pair: what {pair.output} gives, fed back into {pair.input}, changes nothing "
-                "that follows"
+                f"{wild} is not finite after {step + 1} random step{'s' * (step > 0)}; the graph overflows, or the pair is none"
             )
+        chunk = sampler.chunk(contract, batch, 2, _LOOKS + step)
+        usual = call(session, contract, chunk, states, batch)
+        left = {
+            name: pair
+            for name, pair in left.items()
+            if _same(usual, call(session, contract, chunk, {**states, name: start[name]}, batch))
+        }
+        if not left:
+            return
+    if not left:
+        return
+    name, pair = next(iter(left.items()))
+    raise AdoptError(
+        f"{name} and {pair.output} are no pair: what {pair.output} gives, fed back into {name}, changes nothing that follows"
+    )
 
 
 def _same(one: tuple[Arrays, Arrays], other: tuple[Arrays, Arrays]) -> bool:
@@ -86,70 +77,6 @@ def _same(one: tuple[Arrays, Arrays], other: tuple[Arrays, Arrays]) -> bool:
         for mine, theirs in zip(one, other, strict=True)
         for found, wanted in ((mine[name], theirs[name]) for name in theirs)
     )
-
-
-def find_stepping(
-    session: PlainSession, contract: Contract, sampler: Sampler, precision: Precision, *, quantised: bool
-) -> Stepping:
-    """Whether chunks and steps give what the whole gives.
-
-    Raises:
-        AdoptError: the graph has states, and handing them on gives something else: a pair is wrong, or an axis is not time.
-    """
-    if contract.one_step:
-        return Stepping()
-    apart, close, failure = _cut_difference(session, contract, sampler, precision)
-    if close:
-        return Stepping()
-    if failure:
-        raise AdoptError(f"{failure}; if a step takes several values, say how many, such as {_in_letters(contract, 8)}")
-    if not contract.pairs:
-        return Stepping(refused=f"steps answer otherwise than the whole, off by {apart:.1g}, and no state is handed on")
-    for pairs in _other_ways(contract.pairs):
-        if _cut_difference(session, replace(contract, pairs=pairs), sampler, precision)[1]:
-            said = " ".join(f"--state {pair.input}={pair.output}" for pair in pairs)
-            raise AdoptError(f"chunks differ from the whole, off by {apart:.1g}, but not where states are paired so: {said}")
-    if quantised and apart <= _NOISE:
-        return Stepping(
-            chunks_matter=f"its values are quantised over all of a call; chunks were off by {apart:.1g} from the whole"
-        )
-    raise AdoptError(
-        f"handing the states on does not give what the whole gives, off by {apart:.1g}; a pair is wrong, or an axis is not time. If a call "
-        f"takes one step, say how much that is, such as {_in_letters(contract, 1)}"
-    )
-
-
-def _in_letters(contract: Contract, frame: int) -> str:
-    """How a person says that a step takes so many values along what was taken for time."""
-    name = next(border.name for border in contract.inputs if contract.has_time(border.name))
-    letters = {BATCH: "B", TIME: str(frame)}
-    return f"--axes {name}={','.join(letters.get(str(size), str(size)) for size in contract.shapes[name])}"
-
-
-def _cut_difference(
-    session: PlainSession, contract: Contract, sampler: Sampler, precision: Precision
-) -> tuple[float, bool, str]:
-    """How far apart chunks and steps are from the whole, whether that is rounding, and why they cannot be run."""
-    largest, close = 0.0, True
-    for batch in (contract.fixed_batch,) if contract.fixed_batch is not None else (1, 3):
-        chunk, start = sampler.chunk(contract, batch, _STEPS, 11), contract.initial(batch)
-        try:
-            _, start = call(session, contract, sampler.chunk(contract, batch, 2, 10), start, batch)
-            whole = call(session, contract, chunk, start, batch)
-            parts = [in_pieces(session, contract, chunk, start, batch, bounds) for bounds in _CUTS]
-        except Exception as error:
-            return math.inf, False, f"it does not take chunks and single steps ({words(error)})"
-        for pieces in parts:
-            for found, wanted in zip(pieces, whole, strict=True):
-                apart, wrong = compare(found, wanted, tolerance_of(precision, on_cpu=True))
-                largest, close = max([largest, *apart.values()]), close and not wrong
-    return largest, close, ""
-
-
-def _other_ways(pairs: Sequence[Pair]) -> Iterator[tuple[Pair, ...]]:
-    """The states paired otherwise; where shapes forbid it, running tells."""
-    for outputs in itertools.islice(itertools.permutations([pair.output for pair in pairs]), 1, _MOST_WAYS):
-        yield tuple(replace(pair, output=output) for pair, output in zip(pairs, outputs, strict=True))
 
 
 def compare_with_original(

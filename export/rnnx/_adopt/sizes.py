@@ -72,9 +72,11 @@ def find_contract(
         except _UnfitError as failure:
             failures.append(failure)
             continue
+        if one.against and one.free and failures:
+            _refuse_swapped(given, contract)
         if not free:
             return Found(contract, sampler, _why_fixed(contract, inputs, failures))
-    deepest = max(failures, key=lambda failure: failure.depth, default=_UnfitError(0, ""))
+    deepest = max(failures, key=lambda failure: failure.depth, default=_UnfitError(0, "no axis can be batch"))
     if deepest.depth == _CERTAIN:
         raise AdoptError(str(deepest))
     if free:
@@ -83,6 +85,21 @@ def find_contract(
     raise AdoptError(
         f"the graph takes no sizes that were tried: {deepest}; say what the axes are, a letter or a size each, such as "
         f"--axes {said.name}={example(said)}, or a size where a step takes several values"
+    )
+
+
+def _refuse_swapped(given: Sequence[Border], contract: Contract) -> None:
+    """Ask where the file calls batch what the graph takes for time.
+
+    Raises:
+        AdoptError: always.
+    """
+    border = next(one for one in given if TIME in contract.shapes[one.name])
+    letters = "".join({BATCH: "B", TIME: "T"}.get(str(size), "F") for size in contract.shapes[border.name])
+    turned = letters.translate(str.maketrans("BT", "TB"))
+    raise AdoptError(
+        f"{border} says what is batch and what is time, but its rows change each other where it says so, and not the other way round; "
+        f"say which it is: --axes {border.name}={letters}, or, where rows do change each other, --axes {border.name}={turned}"
     )
 
 
@@ -133,13 +150,21 @@ class _Search:
                 found = self._run(one.shapes, sampler, rows, length)
             self._check_states(one.shapes, found, rows, length)
             seen.append(found)
-        if not all(map(_finite, seen)):
-            raise _UnfitError(_CERTAIN, "the graph answers random inputs with values that are not finite")
+        given = [border.name for border in self._outputs] + [pair.output for pair in self._pairs]
+        wild = [name for name in given if not all(_finite({name: found[name]}) for found in seen)]
+        if wild:
+            raise _UnfitError(
+                _CERTAIN,
+                f"{wild[0]} is not finite for random inputs, with numbers around 0 and with positive ones; a graph that divides, or takes "
+                "logarithms or roots, must keep them off what has none: export it with a small number added there",
+            )
         shapes = self._with_outputs(one, seen, sizes)
         contract = Contract(self._inputs, self._outputs, self._pairs, shapes, one.batch, one.one_step, self._vocabularies)
         contract = self._unflattened(contract, sampler)
         if one.batch is None:
             self._check_rows(contract, sampler)
+        elif one.batch > 1:
+            self._check_order(contract, sampler, one.batch)
         return contract, sampler
 
     def _run(self, shapes: Mapping[str, Shape], sampler: Sampler, batch: int, steps: int) -> Arrays:
@@ -236,6 +261,24 @@ class _Search:
             raise _UnfitError(
                 3,
                 f"a row alone is answered otherwise than among others, off by {max(apart.values()):.1g}: rows change each other",
+            )
+
+    def _check_order(self, contract: Contract, sampler: Sampler, batch: int) -> None:
+        """Where one batch size is taken, rows in another order must be answered in that order."""
+        chunk = sampler.chunk(contract, batch, 1 if contract.one_step else 4, 2)
+        order = [*range(1, batch), 0]
+        answers, states = call(self._session, contract, chunk, contract.initial(batch), batch)
+        turned, after = call(
+            self._session, contract, {name: array[order] for name, array in chunk.items()}, contract.initial(batch), batch
+        )
+        expected = {name: array[order] for name, array in answers.items()}
+        expected |= {f"{name} after": array.take(order, contract.shapes[name].index(BATCH)) for name, array in states.items()}
+        found = {**turned, **{f"{name} after": array for name, array in after.items()}}
+        apart, wrong = compare(found, expected, tolerance_of("float32", on_cpu=True))
+        if wrong:
+            raise _UnfitError(
+                3,
+                f"rows in another order are answered otherwise, off by {max(apart.values()):.1g}: the axis taken for batch is not one",
             )
 
 

@@ -140,7 +140,11 @@ def _load_weights(model: ModelProto, name: str, folder: Path | None, size: int) 
     except AdoptError:
         raise
     except Exception as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
+        reason = (
+            error.strerror
+            if isinstance(error, OSError) and error.strerror
+            else " ".join(str(error).split()) or type(error).__name__
+        )
         raise AdoptError(
             f"the weights of {name!r} in {', '.join(map(repr, sorted(files)))} cannot be read: {reason}"
         ) from None

@@ -83,8 +83,13 @@ class BehaviourDifference:
     left_out: tuple[str, ...]
 
     @property
+    def untrue(self) -> tuple[str, ...]:
+        """The sides that answer their own golden trace otherwise than they say."""
+        return tuple(side for side, distance in self.recorded.items() if distance > self.tolerance)
+
+    @property
     def close(self) -> bool:
-        return all(run.close for run in self.runs)
+        return not self.untrue and all(run.close for run in self.runs)
 
     @property
     def same_bits(self) -> bool:

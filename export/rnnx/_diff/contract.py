@@ -30,6 +30,7 @@ def contract_changes(a: Manifest, b: Manifest) -> tuple[Change, ...]:
         _codec(a.codec, b.codec),
         *_steps(a, b),
         *_sizes_taken(a, b),
+        _golden(a, b),
         change("sampling", (_of_sampling(a.sampling), _of_sampling(b.sampling))),
         change("precision", (a.precision, b.precision)),
         change("lowering", (a.lowering, b.lowering)),
@@ -156,6 +157,13 @@ def _sizes_taken(a: Manifest, b: Manifest) -> Iterator[Change | None]:
     yield change("trusted operators", [", ".join(manifest.trusted) or NONE for manifest in (a, b)], because)
 
 
+def _golden(a: Manifest, b: Manifest) -> Change | None:
+    """Whether there is anything that an artifact can be tested by."""
+    steps = [all(0 not in array.shape for array in manifest.golden.inputs.values()) for manifest in (a, b)]
+    because: Break = ("callers", "a self-test has nothing to run") if steps == [True, False] else None
+    return change("golden trace", [_yes(one) for one in steps], because)
+
+
 def _name(old: Input | Output | StateSpec | None, new: Input | Output | StateSpec | None) -> str:
     spec = old or new
     assert spec is not None
@@ -205,7 +213,8 @@ def _from(mine: Sequence[object], other: Sequence[object]) -> str:
 def _of_sampling(sampling: Sampling | None) -> str:
     if sampling is None:
         return NONE
-    return f"{sampling.prompt!r}, {sampling.max_new_tokens} tokens at {sampling.temperature:g}, stop {list(sampling.stop)}"
+    temperature = str(sampling.temperature).removesuffix(".0")
+    return f"{sampling.prompt!r}, {sampling.max_new_tokens} tokens at {temperature}, stop {list(sampling.stop)}"
 
 
 def _yes(value: bool) -> str:

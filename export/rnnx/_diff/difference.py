@@ -39,7 +39,8 @@ def diff(a: Source, b: Source, *, trust: bool = False) -> "Difference":
     pairs = pair_weights(stored_weights(one), stored_weights(two))
     inputs = {new.name: old.name for old, new in paired(inputs_of(one), inputs_of(two)) if old and new}
     outputs = {new.name: old.name for old, new in paired(outputs_of(one), outputs_of(two)) if old and new}
-    identical = one.data == two.data
+    weights, graph = compare_weights(pairs), compare_graphs(one, two, pairs, inputs, outputs)
+    identical = one.data == two.data and not weights.changed and graph.same  # weights may lie in other files
     behaviour = BehaviourDifference(0.0, (), {}, ()) if identical else compare_behaviour(one, two, trust=trust)
     bare = [side for side, file in (("a", one), ("b", two)) if file.manifest is None]
     unknown = [f"states, codec and the like: manifests tell them, and {side} has none" for side in bare]
@@ -48,8 +49,8 @@ def diff(a: Source, b: Source, *, trust: bool = False) -> "Difference":
         b=_side(two),
         identical=identical,
         contract=_contract(one, two),
-        weights=compare_weights(pairs),
-        graph=compare_graphs(one, two, pairs, inputs, outputs),
+        weights=weights,
+        graph=graph,
         behaviour=behaviour,
         provenance=_provenance(one.manifest, two.manifest),
         left_out=(*unknown, *behaviour.left_out),
@@ -72,7 +73,7 @@ class Difference:
     """What differs between a and b.
 
     Attributes:
-        identical: byte by byte.
+        identical: byte by byte, and of weights that lie in other files, too.
         contract: every promise that differs; of plain ONNX files, what they declare.
         provenance: what made the files, and how they were proven; it never makes them differ.
         left_out: what was not compared, and why.

@@ -54,6 +54,7 @@ class _Walk:
     file: OnnxFile
     weights: Mapping[str, str]
     nodes: list[_Node] = field(default_factory=list)
+    depth: int = 0  # of the body that is being walked
 
     def graph(self, graph: onnx.GraphProto, around: Mapping[str, str], prefix: str) -> list[str]:
         """The identities of the graph's outputs."""
@@ -74,8 +75,10 @@ class _Walk:
         inner = []
         for attribute in sorted(node.attribute, key=lambda attribute: attribute.name):
             for number, body in enumerate(bodies(attribute)):
-                given = {value.name: f"{attribute.name} {i}" for i, value in enumerate(body.input)}
+                self.depth += 1
+                given = {value.name: f"{attribute.name} {self.depth} {i}" for i, value in enumerate(body.input)}
                 inner.append(self.graph(body, known | given, body_prefix(prefix, node, attribute, number)))
+                self.depth -= 1
         reads = [known.get(name, name) for name in node.input]
         identity = _digest(operator, sorted(settings.items()), reads, inner)
         self.nodes.insert(place, _Node(node.name or next(iter(node.output), operator), operator, settings, identity))

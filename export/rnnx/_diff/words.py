@@ -23,8 +23,10 @@ def broken(contract: Sequence[Change]) -> str:
 
 
 def worst(behaviour: BehaviourDifference) -> str:
-    """The tensor that is furthest off where the tolerance is broken, an output where there is one."""
+    """The tensor that is furthest off where the tolerance is broken, an output where there is one; else whose trace is untrue."""
     over = [(run, one) for run in behaviour.runs for one in run.tensors if one.first_step is not None]
+    if not over:
+        return _untrue(behaviour.untrue[-1], behaviour)
     run, one = max(over, key=lambda pair: (pair[1].kind == "output", pair[1].relative))
     return f"{one.name} off by up to {number(one.absolute)}{_since(one, run)}"
 
@@ -38,12 +40,13 @@ def contract_words(contract: Sequence[Change]) -> list[str]:
 
 
 def weights_words(weights: WeightsDifference) -> list[str]:
+    tensors, values = _many(weights.tensors, "tensor"), _many(weights.values, "value")
     renamed = len(weights.changes) - len(weights.changed)
     called = f"; {renamed} more under another name" if renamed else ""
     if not weights.changed:
         called = f"; {renamed} under another name" if renamed else ""
-        return [f"the same, bit by bit: {weights.values:,} values in {weights.tensors} tensors{called}"]
-    many = f"{len(weights.changed)} of {weights.tensors} tensors, {weights.differing:,} of {weights.values:,} values"
+        return [f"the same, bit by bit: {values} in {tensors}{called}"]
+    many = f"{len(weights.changed)} of {tensors}, {weights.differing:,} of {values}"
     texts = [f"{many} differ{called}", *map(_weight, weights.changed[:_SHOWN])]
     if len(weights.changed) > _SHOWN:
         texts.append(f"{len(weights.changed) - _SHOWN} more; --json lists all")
@@ -63,11 +66,15 @@ def _weight(change: WeightChange) -> str:
     )
 
 
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
 def graph_words(graph: GraphDifference) -> list[str]:
     a, b = graph.nodes
     if graph.same:
-        return [f"the same {a} nodes"]
-    texts = [f"{a} nodes → {b}" if a != b else f"{a} nodes"]
+        return [f"the same {_many(a, 'node')}"]
+    texts = [f"{_many(a, 'node')} → {b:,}" if a != b else _many(a, "node")]
     texts += [f"{sign} {_counted(found)}" for sign, found in (("gone:", graph.removed), ("new:", graph.added)) if found]
     texts += [f"opset of {domain}: {one or 'none'} → {two or 'none'}" for domain, (one, two) in graph.opsets.items()]
     texts += [f"set otherwise: {setting}" for setting in graph.settings[:_SHOWN]]
@@ -84,10 +91,11 @@ def _counted(operators: Mapping[str, int]) -> str:
 
 def behaviour_words(behaviour: BehaviourDifference) -> list[str]:
     texts = [text for run in behaviour.runs for text in _run(run, behaviour.tolerance)]
-    for side, distance in behaviour.recorded.items():
-        if distance > behaviour.tolerance:
-            texts.append(f"{side} answers its own trace otherwise than it says: off by {number(distance)}")
-    return texts
+    return [*texts, *(_untrue(side, behaviour) for side in behaviour.untrue)]
+
+
+def _untrue(side: str, behaviour: BehaviourDifference) -> str:
+    return f"{side} answers its own trace otherwise than it says: off by {number(behaviour.recorded[side])}"
 
 
 def _run(run: RunDifference, tolerance: float) -> list[str]:

@@ -131,6 +131,8 @@ class Bench:
         for spec in self._plan.inputs:
             if spec.value is None:
                 drawn = [self._make(base, seed)[spec.name] for seed in _SEEDS]
+                if all(np.array_equal(array, inputs[spec.name]) for array in drawn):
+                    continue  # it has one value only: tokens of a single symbol
                 answers = [self._answer({**inputs, spec.name: array}) for array in drawn]
                 if all(answer is not None and not any(_apart(first, answer).values()) for answer in answers):
                     self._trials.idle.append(spec.name)
@@ -146,7 +148,10 @@ class Bench:
             for name, axis in self._axes_given(free).items():
                 later = np.moveaxis(inputs[name], axis, 0)[half:]
                 later[...] = np.moveaxis(others[name], axis, 0)[half:]
-            before, after = self._answer(self._make(sizes)), self._answer(inputs)
+            as_drawn = self._make(sizes)
+            if all(np.array_equal(array, inputs[name]) for name, array in as_drawn.items()):
+                return  # there are no other values
+            before, after = self._answer(as_drawn), self._answer(inputs)
             if before is not None and after is not None and half:
                 if not any(_apart(before, after).values()):
                     self._trials.idle_steps = sizes[free]
