@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 from tests.export import foreign
 
+from rnnx._cli import adopt as adopt_command
 from rnnx._cli import main
 from rnnx_runtime import load
 
@@ -83,9 +84,7 @@ def test_what_is_replaced_is_said(rnnx):
 
 
 def test_a_large_file_is_announced(rnnx, monkeypatch):
-    from rnnx import _cli_adopt
-
-    monkeypatch.setattr(_cli_adopt, "_LARGE", 1 << 10)
+    monkeypatch.setattr(adopt_command, "_LARGE", 1 << 10)
     assert "MiB; it is run a hundred times, which takes a while" in rnnx("adopt", "enhancer.onnx").stderr
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 import rnnx
 from rnnx._cli import main
-from rnnx._values import read_image
+from rnnx._cli.values import read_image
 from rnnx_runtime import Model, load
 from rnnx_runtime.artifact import CharCodec, Sampling
 

@@ -204,8 +204,8 @@ def test_anybodys_module(command, tmp_path):
 @pytest.mark.parametrize("command", ["export", "verify"])
 def test_in_a_pipe_a_long_proof_says_now_and_then_how_far_it_is(command, project):
     code = f"""
-from rnnx import _progress
-_progress._SECONDS = 0.0
+from rnnx._cli import progress
+progress._SECONDS = 0.0
 from rnnx._cli import main
 main(["{command}", *{["artifacts/model.onnx"] if command == "verify" else []}, "--model", "emb_rnn"])
 """

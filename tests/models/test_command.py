@@ -295,5 +295,5 @@ def test_the_trained_checkpoint_is_what_export_takes(rnnx, folder):
 
 
 def test_the_command_imports_no_torch_before_it_trains():
-    code = "import sys; import rnnx._cli_train, rnnx_models._options; assert 'torch' not in sys.modules"
+    code = "import sys; import rnnx._cli.train, rnnx_models._options; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from rnnx import _progress
+from rnnx._cli import progress
 from rnnx_models import _report
 from rnnx_models._recipe import Score
 from rnnx_models.train import Progress
@@ -44,8 +44,8 @@ def test_plain_lines_come_every_twenty_seconds_in_a_long_training(make, monkeypa
 
 def test_a_terminal_shows_a_bar(make, monkeypatch):
     screen = io.StringIO()
-    monkeypatch.setattr(_progress, "Console", lambda stderr: Console(file=screen, force_terminal=True, width=140))
-    with _progress.training_progress(make("char_rnn", vocabulary="ab")) as on_progress:
+    monkeypatch.setattr(progress, "Console", lambda stderr: Console(file=screen, force_terminal=True, width=140))
+    with progress.training_progress(make("char_rnn", vocabulary="ab")) as on_progress:
         on_progress(at(1, 5))
         on_progress(at(20, 10, Score(2.5, "bits per character", False, True)))
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
@@ -57,12 +57,12 @@ def test_a_terminal_shows_a_bar(make, monkeypatch):
 @pytest.mark.parametrize("name", ["char_lstm", "caption_rnn"])
 def test_a_terminal_of_80_columns_shows_bar_figures_and_time_left(name, make, monkeypatch):
     screen = io.StringIO()
-    monkeypatch.setattr(_progress, "Console", lambda stderr: Console(file=screen, force_terminal=True, width=80))
+    monkeypatch.setattr(progress, "Console", lambda stderr: Console(file=screen, force_terminal=True, width=80))
     sizes = {"vocabulary": "ab"} if name == "char_lstm" else {}
     score = (
         Score(2.656, "bits per character", False, True) if name == "char_lstm" else Score(0.9875, "of the words right", False)
     )
-    with _progress.training_progress(make(name, **sizes)) as on_progress:
+    with progress.training_progress(make(name, **sizes)) as on_progress:
         on_progress(at(1, 5))
         on_progress(at(20, 10, score))
     (line,) = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()).split("\r")[-1].strip().splitlines()

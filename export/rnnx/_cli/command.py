@@ -10,15 +10,15 @@ from typing import Any, Final
 import click
 
 from rnnx import __version__, missing_package
-from rnnx._cli_adopt import adopt
-from rnnx._cli_diff import diff
-from rnnx._cli_export import export
-from rnnx._cli_lint import lint
-from rnnx._cli_providers import providers
-from rnnx._cli_run import generate, infer
-from rnnx._cli_selftest import selftest
-from rnnx._cli_train import train
-from rnnx._cli_verify import verify
+from rnnx._cli.adopt import adopt
+from rnnx._cli.diff import diff
+from rnnx._cli.export import export
+from rnnx._cli.lint import lint
+from rnnx._cli.providers import providers
+from rnnx._cli.run import generate, infer
+from rnnx._cli.selftest import selftest
+from rnnx._cli.train import train
+from rnnx._cli.verify import verify
 from rnnx._describe import Description
 from rnnx_runtime import RnnxError
 from rnnx_runtime.artifact import open_artifact

@@ -5,9 +5,9 @@ from typing import Any, Final
 
 import click
 
-from rnnx._cli_module import Asked, Chosen, module_options, own_module, proof_options
-from rnnx._cli_run import provider, trusted
-from rnnx._cli_train import checkpoint_path
+from rnnx._cli.module import Asked, Chosen, module_options, own_module, proof_options
+from rnnx._cli.run import provider, trusted
+from rnnx._cli.train import checkpoint_path
 
 _IN_PART: Final = 3
 
@@ -64,7 +64,7 @@ def verify(
         raise click.UsageError("--checkpoint and --torchscript need --model NAME or --module FILE.py:FACTORY")
 
     from rnnx import verify as verify_artifact
-    from rnnx._progress import proof_progress
+    from rnnx._cli.progress import proof_progress
 
     with proof_progress() as progress:
         found = verify_artifact(

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from rnnx._cli_run import provider, trusted
+from rnnx._cli.run import provider, trusted
 from rnnx_runtime import selftest as run_selftest
 
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from rnnx._cli_module import Asked, module_options, own_module, proof_options
-from rnnx._cli_train import Options, checkpoint_path, train_with
+from rnnx._cli.module import Asked, module_options, own_module, proof_options
+from rnnx._cli.train import Options, checkpoint_path, train_with
 
 if TYPE_CHECKING:
     from rnnx._exported import Exported
@@ -65,7 +65,7 @@ def _export_model(asked: Asked, output: Path, settings: dict[str, Any]) -> "Expo
         train_with(Options(model=name))
 
     from rnnx import export as export_module
-    from rnnx._progress import proof_progress
+    from rnnx._cli.progress import proof_progress
     from rnnx_models.checkpoint import load_checkpoint
 
     recipe, module = load_checkpoint(path, name)
@@ -84,8 +84,8 @@ def _export_model(asked: Asked, output: Path, settings: dict[str, Any]) -> "Expo
 
 def _export_own(asked: Asked, output: Path, settings: dict[str, Any]) -> "Exported":
     from rnnx import export as export_module
+    from rnnx._cli.progress import proof_progress
     from rnnx._export import check_target
-    from rnnx._progress import proof_progress
 
     check_target(output)
     chosen = own_module(asked)

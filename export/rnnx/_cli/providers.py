@@ -6,7 +6,7 @@ from typing import Final
 import click
 import msgspec
 
-from rnnx._cli_run import trusted
+from rnnx._cli.run import trusted
 from rnnx_runtime import ProviderReport, list_providers
 
 _DEFAULT: Final = Path("artifacts/model.onnx")

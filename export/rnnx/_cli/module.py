@@ -91,7 +91,7 @@ def own_module(asked: Asked) -> Chosen:
     Raises:
         ExportError: it cannot be made, its weights cannot be read, or there is no example.
     """
-    from rnnx._given import as_example, load_weights, make_module, parse_arguments, parse_example, parse_pairs
+    from rnnx._cli.given import as_example, load_weights, make_module, parse_arguments, parse_example, parse_pairs
 
     target = str(asked.module)
     described = parse_example(asked.examples)

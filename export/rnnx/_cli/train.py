@@ -19,7 +19,7 @@ def train_with(options: Options) -> None:
         RnnxError, OSError: as `rnnx_models.train.train`.
         click.exceptions.Exit: Ctrl-C stopped it, and it was saved.
     """
-    from rnnx._progress import training_progress
+    from rnnx._cli.progress import training_progress
     from rnnx_models._command import run
     from rnnx_models.train import TrainingInterruptedError
 

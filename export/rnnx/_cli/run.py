@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 import click
 
-from rnnx._values import check_output, read_image, read_values, write_values
+from rnnx._cli.values import check_output, read_image, read_values, write_values
 from rnnx_runtime import InputError, Model, load
 from rnnx_runtime.artifact import Sampling, ScalerCodec, write_atomic
 

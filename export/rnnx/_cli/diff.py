@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from rnnx._cli_run import trusted
+from rnnx._cli.run import trusted
 from rnnx_runtime import RnnxError
 
 
