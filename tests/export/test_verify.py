@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from tests.export.modules import Explicit, Hidden, example
-from tests.export.mutants import MODULES, gates
+from tests.export.mutants import MODULES, gates, packed, weights_in_half_precision
 from torch import nn
 
 import rnnx
@@ -113,6 +113,18 @@ def test_a_wrong_artifact_does_not_hold(monkeypatch, tmp_path):
     alone = rnnx.verify(done.path)  # the golden trace is the module's
     assert not alone.passed
     assert alone.selftest.verdict == "broken"
+
+
+def test_fewer_bits_have_a_tolerance_of_their_own_where_they_were_asked_for(monkeypatch, tmp_path):
+    packed(weights_in_half_precision)(monkeypatch)
+    module, given = MODULES["tanh"]()
+    done = rnnx.export(module, given, tmp_path / "half.onnx", allow_mismatch=True, proof="quick")
+    monkeypatch.undo()
+    assert not rnnx.verify(done.path, module, given, proof="quick").passed
+    monkeypatch.setattr("rnnx_runtime._engine.Engine.tolerance", 5e-2)  # as with providers={"cuda": {"use_tf32": 1}}
+    found = rnnx.verify(done.path, module, given)
+    assert found.passed, str(found)
+    assert found.parity.tolerance.one_step == 2e-3
 
 
 def test_another_module_is_refused(lstm):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rnnx._parity.cases import Case
 from rnnx._parity.compare import Arrays, compare, difference
 from rnnx._parity.report import ParityReport
-from rnnx._parity.tolerances import Tolerance, tolerance_of
+from rnnx._parity.tolerances import Precision, Tolerance, tolerance_of
 from rnnx_runtime import Model, State
 from rnnx_runtime.artifact import BATCH, Input, Output, golden_start
 
@@ -26,14 +26,15 @@ _TIMES: Final = 4.0  # as far as those part
 _CUTS: Final = (0, 1, 4, 5, 13, _STEPS)
 
 
-def prove_alone(model: Model, data: bytes) -> ParityReport:
+def prove_alone(model: Model, data: bytes, precision: Precision | None = None) -> ParityReport:
     """Compare an artifact with itself, run in other ways.
 
     Args:
         model: the artifact on the execution provider that is to be proven.
         data: its bytes, for the second opinion.
+        precision: that it computes in, where that is not the manifest's.
     """
-    tolerance = tolerance_of(model.manifest.precision, on_cpu=set(model.placement.granted) <= {"cpu"})
+    tolerance = tolerance_of(precision or model.manifest.precision, on_cpu=set(model.placement.granted) <= {"cpu"})
     start = golden_start(model)
     cases, unable = [], "the golden trace holds no step"
     if start is not None:

@@ -21,7 +21,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, Literal, final
+from typing import Final, final
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from rnnx._parity.eager import Eager, Expected, as_it_starts, by_hand, in_calls,
 from rnnx._parity.rounding import Rounding
 from rnnx._parity.second_opinion import SecondOpinion, Unable
 from rnnx._parity.subjects import ArtifactSubject, Subject, as_answers, as_arrays
-from rnnx._parity.tolerances import tolerance_of
+from rnnx._parity.tolerances import Precision, tolerance_of
 from rnnx._parity.twins import Twins
 from rnnx._slots import random_state
 from rnnx_runtime import ExecutionError, Stream
@@ -63,7 +63,7 @@ class Depth:
 class Gate:
     """The checks of one module; each compares a subject with the eager module."""
 
-    def __init__(self, twins: Twins, depth: Depth, precision: Literal["float32", "float64"], *, on_cpu: bool) -> None:
+    def __init__(self, twins: Twins, depth: Depth, precision: Precision, *, on_cpu: bool) -> None:
         self._lift = twins.lift
         self._depth = depth
         self._rounding = Rounding(twins)

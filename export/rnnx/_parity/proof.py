@@ -12,6 +12,7 @@ from rnnx._parity.gate import Depth, Gate
 from rnnx._parity.report import ParityReport
 from rnnx._parity.second_opinion import SecondOpinion, Unable
 from rnnx._parity.subjects import ArtifactSubject, FileSubject, Script, ScriptSubject
+from rnnx._parity.tolerances import Precision
 from rnnx._parity.trajectory import follow
 from rnnx._parity.twins import Twins
 from rnnx._threads import one_thread
@@ -34,19 +35,27 @@ def check_proof(proof: str) -> None:
         raise ExportError(f"proof must be one of {', '.join(DEPTHS)}, got {proof!r}")
 
 
-def prove(lift: Lift, model: Model, data: bytes, proof: Proof = "full", progress: Progress | None = None) -> ParityReport:
+def prove(
+    lift: Lift,
+    model: Model,
+    data: bytes,
+    proof: Proof = "full",
+    progress: Progress | None = None,
+    precision: Precision | None = None,
+) -> ParityReport:
     """Compare an artifact, loaded by the runtime, with the eager module.
 
     Args:
         model: the artifact on the execution provider that is to be proven.
         data: its bytes, for the second opinion.
+        precision: that it computes in, where that is not the manifest's: "reduced" on a provider that was asked for fewer bits.
 
     Raises:
         LiftError: the eager module does not run at a size of the grid, or never as its own `forward` starts it.
     """
     on_cpu = set(model.placement.granted) <= {"cpu"}
     subject, depth, twins = ArtifactSubject(lift, model), DEPTHS[proof], Twins(lift)
-    gate = Gate(twins, depth, model.manifest.precision, on_cpu=on_cpu)
+    gate = Gate(twins, depth, precision or model.manifest.precision, on_cpu=on_cpu)
     streamable, tell = lift.not_streamable_because is None, progress or (lambda check, done: None)
     checks: dict[str, Callable[[], Iterable[Case]]] = {
         "untouched": partial(gate.untouched, subject),
