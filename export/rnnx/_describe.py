@@ -132,9 +132,8 @@ def _parity(manifest: Manifest) -> list[str]:
     run = parity.trajectory
     if run is not None:
         source = "float64" if run.reference == "float64" else "eager PyTorch"
-        beside = "eager PyTorch" if run.reference == "float64" else "eager PyTorch from a nudged state"
         lines.append(
-            f"after {run.steps} steps {run.error:.1e} from {source}, {beside} {run.eager:.1e}; "
+            f"after {run.steps} steps {run.error:.1e} from {source}, where rounding takes the module {run.eager:.1e}; "
             + ("no divergence" if run.horizon is None else f"another run from step {run.horizon} on")
         )
     return lines

@@ -134,7 +134,7 @@ def _checks(found: Verification) -> str:
 
 def _trajectory(run: "Trajectory") -> str:
     source = "float64" if run.reference == "float64" else "eager PyTorch"
-    eager = "eager PyTorch" if run.reference == "float64" else "eager PyTorch from a nudged state"
+    eager = "rounding of the module"
     places = [i for i, mark in enumerate(run.marks) if mark in {10**n for n in range(_DECADES)} or mark == run.marks[-1]]
     rows = []
     for curve in run.curves:

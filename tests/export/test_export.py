@@ -215,7 +215,7 @@ def test_the_report_beside_the_artifact_lists_every_case(tmp_path):
     done = rnnx.export(module, example(module), tmp_path / "model.onnx")
     report = json.loads(done.parity_path.read_bytes())
     assert report["passed"]
-    assert len(report["cases"]) == open_artifact(done.path).manifest.parity.cases
+    assert sum(case["form"] == "onnx" for case in report["cases"]) == open_artifact(done.path).manifest.parity.cases
     assert {case["form"] for case in report["cases"]} == {"onnx", "torchscript"}
     assert report["trajectory"]["marks"][-1] == 10_000
     assert report["versions"].keys() >= {"torch", "onnxruntime", "numpy"}

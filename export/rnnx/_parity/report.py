@@ -112,11 +112,12 @@ class ParityReport:
         if run.steps == 0:
             return ["trajectory: none, for the states leave the finite numbers at the first step"]
         source = "float64" if run.reference == "float64" else "eager PyTorch"
-        beside = "eager PyTorch" if run.reference == "float64" else "eager PyTorch from a nudged state"
         ends = "they stay together" if run.horizon is None else f"apart from step {run.horizon} on"
         if run.eager_horizon is not None:
-            ends += f", {beside} from step {run.eager_horizon} on"
-        lines = [f"trajectory of {run.steps} steps: {run.error:.1e} from {source}, {beside} {run.eager:.1e}; {ends}"]
+            ends += f", the module from itself, by rounding, from step {run.eager_horizon} on"
+        lines = [
+            f"trajectory of {run.steps} steps: {run.error:.1e} from {source}, rounding takes the module {run.eager:.1e}; {ends}"
+        ]
         task = [
             "" if run.task.agreement is None else f"{100 * run.task.agreement:.4g} % of the choices are the same",
             "" if run.task.bits is None else f"{run.task.bits:.1e} bits per symbol apart",
