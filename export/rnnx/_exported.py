@@ -37,7 +37,9 @@ class Exported:
     def __str__(self) -> str:
         """What was found and made, line by line."""
         proven = (
-            f"proven equal to eager PyTorch in {self.parity.summary().cases} comparisons" if self.parity.passed else "NOT proven"
+            f"proven equal to eager PyTorch in {self.parity.summary().cases} comparisons"
+            if self.parity.passed
+            else "NOT proven"
         )
         title = f"{self.path}: {self.manifest.name}, {proven}"
         lines = Description(self.manifest, self.operators, self.size, self.digest).lines()

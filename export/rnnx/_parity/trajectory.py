@@ -32,8 +32,10 @@ _CHUNK: Final = 256  # steps of one call at most
 _PER_DECADE: Final = 8
 _APART: Final = 1e-3  # of a tensor's scale: from here on, two runs are no longer the same
 _FEWEST: Final = 100  # steps over which the measure is taken at least: a single rounding may be nought by luck
+_SEED: Final = 7
 _SMALL: Final = 1e-6  # of a tensor's scale: features below are held to that
-_NUDGED: Final = (1, 8)  # twins, and how many where one does not explain what was found
+FEW: Final = 1  # nudged twins
+MANY: Final = 8
 
 Progress = Callable[[float], None]
 
@@ -103,29 +105,15 @@ def follow(
     steps: int,
     tolerance: Tolerance,
     twins: Twins,
-    seed: int = 7,
+    nudged: int = FEW,
     progress: Progress = lambda done: None,
 ) -> Trajectory:
     """Take both through the same random inputs, from the initial state, with the states carried.
 
-    Where a single nudged twin does not explain what is found, more are asked: what is rare may have missed it.
+    Args:
+        nudged: twins that are asked how far rounding leads. What is rare in a module may pass by one, and less likely by `MANY`.
     """
-    few, many = _NUDGED
-    found = _follow(lift, subject, steps, tolerance, twins, few, seed, progress)
-    return found if found.passed else _follow(lift, subject, steps, tolerance, twins, many, seed, progress)
-
-
-def _follow(
-    lift: Lift,
-    subject: ArtifactSubject,
-    steps: int,
-    tolerance: Tolerance,
-    twins: Twins,
-    nudged: int,
-    seed: int,
-    progress: Progress,
-) -> Trajectory:
-    runs = _Runs(lift, subject, twins, nudged, seed)
+    runs = _Runs(lift, subject, twins, nudged, _SEED)
     marks: list[int] = []
     taken = 0
     for mark in _marks(steps):
