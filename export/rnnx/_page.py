@@ -151,7 +151,7 @@ def _trajectory(run: "Trajectory") -> str:
     return "\n".join(
         [
             "<h2>Error over time</h2>",
-            f'<p class="legend">Distance from {source}, on the scale of each tensor, up to each step: <b class="exported">artifact'
+            f'<p class="legend">Distance from {source}, on the scale of the feature where it is largest, up to each step: <b class="exported">artifact'
             f'</b>, <b class="eager">{eager}</b>, <b class="allowed">allowed</b>.{left_out}</p>',
             _plot(run.marks, [curve for curve in run.curves if curve in shown]) if run.marks else "",
             _table(["tensor", "", *(f"step {run.marks[i]}" for i in places)], rows),
