@@ -100,13 +100,14 @@ def export(
         script, refused = _try_torchscript(lift)
         manifest = make_manifest(lift, module, codec, sampling, title)
         data = _sealed(model, initial, manifest)
-        report = prove(lift, _load(data), data, proof, progress)
+        artifact = _load(data)
+        report = prove(lift, artifact, data, proof, progress)
         if not report.passed and not allow_mismatch:
             raise ParityError(f"the exported model differs from {lift.name}; nothing was written\n{report.table()}", report)
         if script is not None:
             with_script, refused = _prove_script(lift, script, manifest, proof)
             script, report = (script, report.also(with_script)) if with_script is not None else (None, report)
-        golden = msgspec.structs.replace(manifest.golden, sha256=golden_sha256(_load(data)))
+        golden = msgspec.structs.replace(manifest.golden, sha256=golden_sha256(artifact))
         manifest = msgspec.structs.replace(manifest, parity=report.summary(), golden=golden)
         data = _sealed(model, initial, manifest)
         proven = _load(data)

@@ -347,6 +347,10 @@ class Manifest(_Strict, frozen=True):
             if len(numbers) > 1 and specs[0].shape[-1:] != (len(numbers),):
                 raise ValueError(f"the scaler has {len(numbers)} {side} features, the shape is {specs[0].shape}")
 
+    def has_time(self, tensor: Input | Output) -> bool:
+        """Whether there is a value for each step; of a condition there is one for the sequence."""
+        return any(TIME in str(size) for size in tensor.shape) or (self.one_step and tensor not in self.conditions)
+
     def encode(self) -> str:
         """The JSON text of this manifest; the same manifest gives the same text."""
         return msgspec.json.encode(self).decode()

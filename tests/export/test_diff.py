@@ -27,6 +27,7 @@ from rnnx_runtime.artifact import (
     CharCodec,
     Constant,
     Input,
+    Manifest,
     OneHotCodec,
     Output,
     Sampling,
@@ -657,6 +658,8 @@ class unchecked:  # noqa: N801
     def __init__(self, **fields):
         for name in L.__struct_fields__:
             setattr(self, name, fields.get(name, getattr(L, name)))
+
+    has_time = Manifest.has_time
 
 
 def test_symbols_are_shown_from_where_they_differ():

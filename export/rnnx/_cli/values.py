@@ -157,7 +157,7 @@ def write_values(manifest: Manifest, answer: Any, path: Path | None) -> None:
 
 def _csv(manifest: Manifest, named: dict[str, NDArray[Any]]) -> str:
     """A row per step, the columns of all outputs side by side; with their names above where there are several."""
-    timed = {spec.name: manifest.one_step or any(TIME in str(size) for size in spec.shape) for spec in manifest.outputs}
+    timed = {spec.name: manifest.has_time(spec) for spec in manifest.outputs}
     tables = {name: array.reshape(-1, math.prod(array.shape[2 if timed[name] else 1 :])) for name, array in named.items()}
     if len({len(table) for table in tables.values()}) != 1:
         raise InputError(f"the outputs {sorted(named)} have different numbers of rows; write them to a .npz file with -o")

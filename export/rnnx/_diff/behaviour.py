@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnnx._diff.change import Spec, paired
-from rnnx._diff.contract import has_time, inner_sizes
+from rnnx._diff.contract import inner_sizes
 from rnnx._diff.files import OnnxFile
 from rnnx._parity.compare import difference, relative
 from rnnx_runtime import InputError, Model, RnnxError, State, load
@@ -159,7 +159,7 @@ class _Both:
         other = next((one.name for one, two in inputs if not self._fit(one, two)), None)
         if other is not None:
             raise InputError(f"the sizes of the input {other} differ")
-        timed = [has_time(pair[owner], self._manifests[owner]) for pair in inputs]
+        timed = [self._manifests[owner].has_time(pair[owner]) for pair in inputs]
         batch = next(iter(chunk.values())).shape[0]
         steps = next((chunk[pair[owner].name].shape[1] for pair, over in zip(inputs, timed, strict=True) if over), 1)
         own_start = not (self._streamable and self._states_fit)
@@ -198,7 +198,7 @@ class _Both:
     def _fit(self, one: Input | Output, two: Input | Output) -> bool:
         """Whether callers see the same sizes."""
         a, b = self._manifests
-        return has_time(one, a) == has_time(two, b) and inner_sizes(one.shape) == inner_sizes(two.shape)
+        return a.has_time(one) == b.has_time(two) and inner_sizes(one.shape) == inner_sizes(two.shape)
 
     def _apart(self, a: Found, b: Found) -> tuple[TensorDifference, ...]:
         """Of each tensor that both gave."""
@@ -239,7 +239,7 @@ def _whole(model: Model, given: Arrays, steps: int) -> Found:
     """What a model that is not streamable answers to a sequence; what has no value per step, at the last one."""
     answer, state = model.run(given)
     named = _named(model, answer)
-    over_time = {spec.name for spec in model.manifest.outputs if has_time(spec, model.manifest)}
+    over_time = {spec.name for spec in model.manifest.outputs if model.manifest.has_time(spec)}
     found = [_keyed({name: named[name][:, step] for name in over_time}, {}) for step in range(steps)]
     found[-1] |= _keyed({name: array for name, array in named.items() if name not in over_time}, state)
     return found

@@ -5,7 +5,6 @@ from itertools import count
 
 from rnnx._diff.change import NONE, Audience, Break, Change, change, differing, paired, sizes
 from rnnx_runtime.artifact import (
-    TIME,
     CharCodec,
     Codec,
     Computed,
@@ -37,11 +36,6 @@ def contract_changes(a: Manifest, b: Manifest) -> tuple[Change, ...]:
         change("name", (a.name, b.name)),
     ]
     return tuple(one for one in found if one is not None)
-
-
-def has_time(spec: Input | Output, manifest: Manifest) -> bool:
-    """Whether there is a value for each step; of a condition there is one for the sequence."""
-    return any(TIME in str(size) for size in spec.shape) or (manifest.one_step and spec not in manifest.conditions)
 
 
 def inner_sizes(shape: tuple[Dimension, ...]) -> tuple[int, ...]:
@@ -87,8 +81,8 @@ def _output(old: Output | None, new: Output | None, a: Manifest, b: Manifest) ->
 
 def _other_shape(old: Input | Output, new: Input | Output, a: Manifest, b: Manifest) -> Break:
     """Callers of the runtime see batch, then time, then the rest, whatever the layout of the graph."""
-    if has_time(old, a) != has_time(new, b):
-        return "callers", "it has a value per step" if has_time(new, b) else "it has no value per step"
+    if a.has_time(old) != b.has_time(new):
+        return "callers", "it has a value per step" if b.has_time(new) else "it has no value per step"
     if inner_sizes(old.shape) != inner_sizes(new.shape):
         return "callers", f"a step of it is {sizes(inner_sizes(new.shape))}"
     return None if old.shape == new.shape else ("plain ONNX callers", "it has another layout")

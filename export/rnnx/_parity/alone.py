@@ -50,7 +50,7 @@ def _stepping(model: Model, chunk: Arrays, state: State, tolerance: Tolerance) -
     every = tuple(range(_STEPS + 1))
     for batch in _BATCHES if manifest.fixed_batch is None else (manifest.fixed_batch,):
         inputs = {
-            spec.name: _sampled(spec, chunk[spec.name], _timed(model, spec), batch, generator) for spec in manifest.inputs
+            spec.name: _sampled(spec, chunk[spec.name], manifest.has_time(spec), batch, generator) for spec in manifest.inputs
         }
         begin = _repeated(model, state, batch)
         bounds = (0, _STEPS) if manifest.chunks_matter_because is None else every
@@ -131,12 +131,8 @@ def _in_graph(spec: Input | Output, step: NDArray[Any]) -> NDArray[Any]:
     return np.moveaxis(step.reshape(step.shape[0], *sizes[:axis], *sizes[axis + 1 :]), 0, axis)
 
 
-def _timed(model: Model, spec: Input) -> bool:
-    return model.manifest.one_step or any("seq_len" in str(size) for size in spec.shape)
-
-
 def _steps_of(model: Model, chunk: Arrays) -> int:
-    return next((chunk[s.name].shape[1] for s in model.manifest.inputs if _timed(model, s)), 1)
+    return next((chunk[s.name].shape[1] for s in model.manifest.inputs if model.manifest.has_time(s)), 1)
 
 
 def _sampled(spec: Input, golden: NDArray[Any], timed: bool, batch: int, generator: np.random.Generator) -> NDArray[Any]:
@@ -172,7 +168,7 @@ def _streamed(model: Model, inputs: Arrays, state: State, bounds: tuple[int, ...
     for first, last in itertools.pairwise(bounds):
         part = _cut(model, inputs, first, last)
         if single:
-            x = {s.name: part[s.name][:, 0] if _timed(model, s) else part[s.name] for s in model.manifest.inputs}
+            x = {s.name: part[s.name][:, 0] if model.manifest.has_time(s) else part[s.name] for s in model.manifest.inputs}
             answer = _named(model, stream.step(x))
             parts.append({name: a[:, None] if name in _timed_outputs(model) else a for name, a in answer.items()})
         else:
@@ -181,7 +177,9 @@ def _streamed(model: Model, inputs: Arrays, state: State, bounds: tuple[int, ...
 
 
 def _cut(model: Model, inputs: Arrays, first: int, last: int) -> dict[str, NDArray[Any]]:
-    return {s.name: inputs[s.name][:, first:last] if _timed(model, s) else inputs[s.name] for s in model.manifest.inputs}
+    return {
+        s.name: inputs[s.name][:, first:last] if model.manifest.has_time(s) else inputs[s.name] for s in model.manifest.inputs
+    }
 
 
 def _named(model: Model, answer: Any) -> dict[str, NDArray[Any]]:
@@ -189,8 +187,7 @@ def _named(model: Model, answer: Any) -> dict[str, NDArray[Any]]:
 
 
 def _timed_outputs(model: Model) -> set[str]:
-    manifest = model.manifest
-    return {s.name for s in manifest.outputs if manifest.one_step or any("seq_len" in str(size) for size in s.shape)}
+    return {spec.name for spec in model.manifest.outputs if model.manifest.has_time(spec)}
 
 
 def _joined(model: Model, parts: list[dict[str, NDArray[Any]]]) -> Mapping[str, NDArray[Any]]:
