@@ -517,6 +517,13 @@ def line_of_the_source() -> ModelProto:
     return made
 
 
+@fault("local-path", "warning", "metadata 'source' of graph", "such as '/checkout/net.py'")
+def line_of_a_container() -> ModelProto:
+    made = streamed()
+    made.graph.metadata_props.add(key="source", value='File "/checkout/net.py", line 3')
+    return made
+
+
 @fault("training-mode", "error", "Dropout 'dropout'", "training_mode is true")
 def dropout_in_training() -> ModelProto:
     return dropout(training=True)

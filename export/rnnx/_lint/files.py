@@ -21,10 +21,14 @@ _ORT_DOMAINS: Final = ("com.microsoft", "com.ms", "ai.onnx")  # their operators 
 _RANDOM: Final = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 _SHOWN: Final = 60  # characters of a path
 
-# A path on somebody's machine. Not every slash is one: names of nodes begin with it too.
+# A path on somebody's machine: below a folder that such paths begin with, or anywhere where it names a file of source or
+# weights. Not every slash is one: names of nodes begin with it too.
 _PATH: Final = re.compile(
     r"""(?:(?<=^)|(?<=[\s"'(=:,\[]))
-    (?: /(?:home|Users|root|tmp|var|opt|usr|mnt|data|workspace|private|work|srv)/[^\s"',)]+ | [A-Za-z]:\\[^\s"',)]+ | ~/[^\s"',)]+ )""",
+    (?: /(?:home|Users|root|tmp|var|opt|usr|mnt|data|workspace|private|work|srv)/[^\s"',)]+
+      | (?:/[^\s"',()/=:\[]+)+\.(?:py|ipynb|pt|pth|ckpt|safetensors|onnx|json|yaml)\b[^\s"',)]*
+      | [A-Za-z]:\\[^\s"',)]+
+      | ~/[^\s"',)]+ )""",
     re.VERBOSE,
 )
 
