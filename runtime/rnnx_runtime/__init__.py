@@ -20,16 +20,20 @@ from rnnx_runtime._errors import (
     RnnxError,
     StateError,
 )
-from rnnx_runtime._generation import Generation
 from rnnx_runtime._model import Model, load, selftest
-from rnnx_runtime._pool import Pool
 from rnnx_runtime._providers import Placement
-from rnnx_runtime._score import Hypothesis
-from rnnx_runtime._selftest import SelfTest, TensorDifference
 from rnnx_runtime._state import State
 from rnnx_runtime._stats import Stats
 from rnnx_runtime._stream import Stream
-from rnnx_runtime._trials import ProviderReport, list_providers
+
+if typing.TYPE_CHECKING:
+    from rnnx_runtime._generation import Generation
+    from rnnx_runtime._pool import Pool
+    from rnnx_runtime._score import Hypothesis
+    from rnnx_runtime._selftest import SelfTest, TensorDifference
+    from rnnx_runtime._trials import ProviderReport, list_providers
+
+    __version__: str
 
 __all__ = [
     "ArtifactError",
@@ -56,13 +60,25 @@ __all__ = [
     "selftest",
 ]
 
-if typing.TYPE_CHECKING:
-    __version__: str
-else:
+# Imported when it is first asked for: a process that only steps starts sooner without.
+_MODULES: typing.Final = {
+    "Generation": "_generation",
+    "Hypothesis": "_score",
+    "Pool": "_pool",
+    "ProviderReport": "_trials",
+    "SelfTest": "_selftest",
+    "TensorDifference": "_selftest",
+    "list_providers": "_trials",
+}
 
-    def __getattr__(name: str) -> str:
-        if name != "__version__":
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from importlib.metadata import version  # here: it takes longer to import than all the rest of this package
+
+def __getattr__(name: str) -> typing.Any:
+    if name == "__version__":
+        from importlib.metadata import version
 
         return version("rnnx-runtime")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"rnnx_runtime.{_MODULES[name]}"), name)

@@ -1,6 +1,6 @@
 """Opening an artifact: read once, check the seal, walk the graph, decode the manifest. Nothing is run here."""
 
-import base64
+import binascii
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -27,6 +27,7 @@ class Artifact:
     manifest: Manifest
     graph: Graph
     initial: bytes | None  # the second graph, where a state is computed
+    half: bool  # whether one of the graphs has float16 in it
 
 
 def open_artifact(source: str | os.PathLike[str] | bytes | bytearray | memoryview, *, trust: bool = False) -> Artifact:
@@ -58,29 +59,30 @@ def _check(data: bytes, trust: bool) -> Artifact:
     _check_operators(manifest.trusted, graph.foreign, trust)
     _check_contract(manifest, graph)
     _check_handed_through(graph)
-    return Artifact(data, digest, manifest, graph, _initial(manifest, graph))
+    initial, half = _initial(manifest, graph)
+    return Artifact(data, digest, manifest, graph, initial, graph.half or half)
 
 
-def _initial(manifest: Manifest, graph: Graph) -> bytes | None:
-    """The second graph, examined as the first is."""
+def _initial(manifest: Manifest, graph: Graph) -> tuple[bytes | None, bool]:
+    """The second graph, examined as the first is, and whether it has float16 in it."""
     text = graph.metadata.get(INITIAL_KEY)
     if not manifest.conditions:
         if text is not None:
             raise ArtifactError("the file holds a second graph, but no state is computed")
-        return None
+        return None, False
     if text is None:
         raise ArtifactError("the file lacks the second graph, which computes initial states; export the model again")
     conditions = {spec.name: (spec.dtype, spec.shape) for spec in manifest.conditions}
     computed = {spec.name: (spec.dtype, spec.shape) for spec in manifest.states if isinstance(spec.init, Computed)}
     try:
-        data = base64.b64decode(text, validate=True)
+        data = binascii.a2b_base64(text, strict_mode=True)
         found = inspect_graph(data)
         _check_operators((), found.foreign, trust=False)
         _check_values("conditions", conditions, found.inputs, manifest)
         _check_values("computed states", computed, found.outputs, manifest)
     except ValueError as error:  # not base64, or an ArtifactError
         raise ArtifactError(f"the second graph, which computes initial states: {error}") from None
-    return data
+    return data, found.half
 
 
 def _check_operators(trusted: Sequence[str], foreign: Sequence[str], trust: bool) -> None:

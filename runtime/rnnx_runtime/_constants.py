@@ -42,10 +42,11 @@ class Node(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """A stored tensor; `dtype` as in TensorProto.DataType."""
+    """A stored tensor; `dtype` as in TensorProto.DataType. `dims` is empty too where the file writes them in an unusual way."""
 
     name: str
     dtype: int
+    dims: tuple[int, ...] = ()
 
 
 def check_constants(nodes: Sequence[Node], weights: Iterable[tuple[Name, int]], given: set[Name]) -> None:

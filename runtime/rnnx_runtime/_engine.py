@@ -9,7 +9,6 @@ import os
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Final, final
 from weakref import WeakSet
 
@@ -17,17 +16,24 @@ from numpy.typing import ArrayLike
 
 from rnnx_runtime._artifact import Artifact
 from rnnx_runtime._errors import ExecutionError, InputError, ProviderError
-from rnnx_runtime._golden import REDUCED_TOLERANCE, TOLERANCE, bindings_hold, golden_difference
+from rnnx_runtime._golden import bindings_hold, golden_difference, tolerance_of
 from rnnx_runtime._graph import Answers, Graph
 from rnnx_runtime._inputs import Chunk
 from rnnx_runtime._providers import AUTO, Placement
 from rnnx_runtime._session import Options, Session, leave_to_parent
 from rnnx_runtime._state import State
 from rnnx_runtime._stepper import Stepper
-from rnnx_runtime._trials import try_providers
 
 # A call of so many steps at most: what ONNX Runtime allocates for a call, it keeps, and a call cannot be interrupted.
 _LONGEST_CALL: Final = 512
+
+# Rows of a call that are measured, to see how many are best.
+_SMALL_BATCH: Final = 64
+_LARGEST_BATCH: Final = 4096
+
+# Elements in and out of a chunk that a call is prepared for, at most: of a larger one the call itself is a small part, and its
+# buffers would be a large one of the stream.
+_PREPARED: Final = 1 << 15
 
 
 @final
@@ -40,12 +46,13 @@ class Engine:
         self.lost = ""  # why streams of before a fork cannot go on
         self.forks = 0  # how many processes up from here this engine was made
         self._artifact = artifact
-        self._options = options
+        self._options = replace(options, half=artifact.half)
         self._opening = threading.Lock()
         self._closed = False
         self._session: Session | None = None
         self._initial: Session | None = None
         self._placement: Placement | None = None
+        self._row_seconds: dict[int, float] = {}  # by the rows of a call
         _engines.add(self)
 
     def open(self) -> Session:
@@ -68,7 +75,7 @@ class Engine:
     @property
     def tolerance(self) -> float:
         """How far from the golden trace is right, relative above 1."""
-        return REDUCED_TOLERANCE if self._options.reduced_precision else TOLERANCE
+        return tolerance_of(self.graph.manifest, reduced=self._options.reduced_precision)
 
     def run(self, chunk: Chunk, state: State) -> tuple[Answers, State]:
         """Answer a checked chunk of any length, and hand on the state."""
@@ -79,7 +86,7 @@ class Engine:
             stepper = self.stepper(chunk.batch)
             stepper.load(state)
             return stepper.answers(chunk), stepper.state()
-        if chunk.steps <= _LONGEST_CALL or not manifest.streamable or manifest.chunks_matter_because is not None:
+        if self._is_one_call(chunk.steps):
             return self.graph.call(session, chunk, state)
         pieces = []
         for first in range(0, chunk.steps, _LONGEST_CALL):
@@ -88,12 +95,39 @@ class Engine:
             pieces.append(answers)
         return self.graph.joined(pieces), state
 
+    def prepares(self, chunk: Chunk) -> bool:
+        """Whether a prepared call is worth its buffers for chunks like this one, should they come again."""
+        if chunk.steps == 0 or self.graph.manifest.one_step or not self._is_one_call(chunk.steps):
+            return False
+        layouts = [*(port.layout for port in self.graph.inputs.values()), *self.graph.outputs.values()]
+        return sum(math.prod(layout.graph_shape(chunk.batch, chunk.steps)) for layout in layouts) <= _PREPARED
+
+    def _is_one_call(self, steps: int) -> bool:
+        manifest = self.graph.manifest
+        return steps <= _LONGEST_CALL or not manifest.streamable or manifest.chunks_matter_because is not None
+
     def initial_state(self, batch: object, conditions: Mapping[str, ArrayLike]) -> State:
         """The state that new sequences start with."""
         if not conditions and not self.graph.conditions:
             return self.graph.initial_state(batch)
         self.open()
         return self.graph.computed_state(self._initial, conditions)
+
+    def best_batch(self, rows: int) -> int:
+        """Of how many rows a call takes the least time for each on this machine, where there are so many: measured once, above 64.
+
+        Larger products use the processor better, until they no longer fit its caches.
+        """
+        best = _SMALL_BATCH
+        size = 2 * best
+        while size < 2 * rows and size <= _LARGEST_BATCH:
+            for one in (best, size):
+                if one not in self._row_seconds:
+                    self._row_seconds[one] = self.stepper(one).seconds() / one
+            if self._row_seconds[size] > self._row_seconds[best]:
+                break
+            best, size = size, 2 * size
+        return best
 
     def stepper(self, batch: int) -> Stepper:
         """The fast path under `Stream.step`, at no state yet."""
@@ -107,7 +141,7 @@ class Engine:
             self.epoch += 1
             if session is not None and self._options.profile is not None:
                 try:
-                    Path(session.end_profile()).replace(self._options.profile)
+                    os.replace(session.end_profile(), self._options.profile)  # noqa: PTH105  # pathlib takes 4 ms to import
                 except OSError as error:
                     raise ExecutionError(
                         f"the profile cannot be written to {self._options.profile!r}: {error.strerror}"
@@ -126,7 +160,9 @@ class Engine:
                     self._check(session)
                 if self._artifact.initial is not None:
                     # Run once per sequence, and not covered by the golden trace: where ONNX Runtime is at home.
-                    self._initial = Session(self._artifact.initial, Options({"cpu": {}}, True, self._options.threads))
+                    self._initial = Session(
+                        self._artifact.initial, replace(self._options, providers={"cpu": {}}, strict=True, profile=None)
+                    )
                 if session.on_device and not self._bindings_hold(session):
                     session.forget_bindings()
                 self._session = session
@@ -151,7 +187,9 @@ class Engine:
 
     def _fastest(self) -> tuple[Session, Options, Placement]:
         """The provider of this machine that runs the golden trace in the shortest time, and rightly."""
-        trials = try_providers(self._artifact.data, self.graph, self._options.threads)
+        from rnnx_runtime._trials import try_providers
+
+        trials = try_providers(self._artifact.data, self.graph, self._options.threads, half=self._artifact.half)
         right = [(trial.report, trial.options, trial.session) for trial in trials if trial.options and trial.session]
         if not right:
             said = "; ".join(f"{trial.report.name}: {trial.report.because}" for trial in trials if trial.report.here)

@@ -3,10 +3,12 @@
 import errno
 import os
 import stat
-import tempfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rnnx_runtime._errors import ArtifactError, ArtifactNotFoundError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview  # a path, or the content of a file
 
@@ -54,6 +56,8 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: it is a folder, or the nearest folder above it that exists cannot be written or is none.
     """
+    from pathlib import Path  # here, as below: whoever only reads artifacts need not wait for it
+
     target = Path(path)
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder; give the path of a file", str(target))
@@ -74,6 +78,9 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     Raises:
         OSError: the folder cannot be written, the disk is full, ...; what was at `path` is untouched.
     """
+    import tempfile
+    from pathlib import Path
+
     check_writable(path)
     target = Path(path).resolve()  # what a link points to is replaced, not the link
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +106,7 @@ def _umask() -> int:
     return mask
 
 
-def _sync_folder(folder: Path) -> None:
+def _sync_folder(folder: "Path") -> None:
     """Make the renaming itself durable, where the system has folders that can be opened (not Windows)."""
     if not hasattr(os, "O_DIRECTORY"):
         return

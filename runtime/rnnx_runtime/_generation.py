@@ -82,6 +82,8 @@ class StopFilter:
 
     def push(self, text: str) -> str:
         """More of the text comes; what of it can be let through."""
+        if not self.stop:
+            return text
         self.held += text
         found = min((at for at in (self.held.find(word) for word in self.stop) if at >= 0), default=None)
         if found is not None:
@@ -103,14 +105,12 @@ class Writing:
     """A text in progress.
 
     Attributes:
-        text: what was handed out.
         logits: what the model answered last, `(V,)`.
     """
 
     def __init__(self, graph: Graph, sampler: Sampler, stop: tuple[str, ...], left: int, on_token: OnToken | None) -> None:
-        self.text = ""
         self.logits: NDArray[Any] = np.empty(0)
-        self._codec = graph.text_codec()
+        self._vocabulary = graph.text_codec().vocabulary
         self._digest = graph.digest
         self._sampler = sampler
         self._filter = StopFilter(stop)
@@ -118,8 +118,17 @@ class Writing:
         self._on_token = on_token
         self._pending: int | None = None  # drawn, and not yet read by the model
         self._ready = ""  # can be handed out, and was not
+        self._pieces: list[str] = []  # what was handed out
+        # Nobody looks at a symbol before it is handed out.
+        self._direct = not stop and on_token is None and sampler.options.repetition_penalty == 1
         self._drawn: list[_Drawn] = []  # of the text that is ready or held back
         self._piece: list[_Drawn] = []
+
+    @property
+    def text(self) -> str:
+        """What was handed out."""
+        self._pieces = ["".join(self._pieces)]
+        return self._pieces[0]
 
     @property
     def logprob(self) -> float:
@@ -143,11 +152,17 @@ class Writing:
         """The model has read the token, and answered this; the text that can be handed out now."""
         assert self._pending is not None
         token, self._pending = self._pending, None
+        if self._direct and not self._ready:
+            self._piece, self.logits = [(token, self.logits)], logits
+            self._left -= 1
+            symbol = self._vocabulary[token]
+            self._pieces.append(symbol)
+            return symbol
         self._sampler.seen[token] = True
         self._drawn.append((token, self.logits))
         self._left -= 1
         self.logits = logits
-        symbol = self._codec.decode([token])
+        symbol = self._vocabulary[token]
         piece = self._filter.push(symbol)
         if self._filter.ended:
             self._left = 0
@@ -165,7 +180,7 @@ class Writing:
         """The text that can be handed out; it is from now on."""
         piece, self._ready = self._ready, ""
         if piece:
-            self.text += piece
+            self._pieces.append(piece)
             self._piece, self._drawn = self._drawn[: len(piece)], self._drawn[len(piece) :]
         return piece
 
@@ -216,7 +231,7 @@ class Writing:
             or not 0 <= (progress.pending or 0) < symbols
         ):
             raise StateError("the checkpoint is not valid: it was not made by rnnx")
-        writing.text, writing._filter.held = progress.text, progress.held
+        writing._pieces, writing._filter.held = [progress.text], progress.held
         writing._pending, writing._ready = progress.pending, progress.ready
         writing.logits, writing._sampler.seen, writing._drawn = logits, seen, list(progress.drawn_logprobs)
         return writing, state
@@ -233,15 +248,15 @@ class Generation(Iterator[str]):
     def __init__(
         self,
         writing: Writing,
-        read: Callable[[int], NDArray[Any]],
+        read: Callable[[int, int], NDArray[Any]],
         state: Callable[[], State],
-        position: Callable[[], int],
+        position: int,
     ) -> None:
+        """Write with a model that `read`s a token where it stands at a position, and answers `(V,)`."""
         self._writing = writing
         self._read = read
         self._state = state
         self._position = position
-        self._expected = position()
         self._lock = Lock()
 
     def __next__(self) -> str:
@@ -251,9 +266,8 @@ class Generation(Iterator[str]):
             if piece := self._writing.take():
                 return piece
             while (token := self._writing.draw()) is not None:
-                check_unmoved(self._expected, self._position())
-                logits = self._read(token)
-                self._expected += 1
+                logits = self._read(token, self._position)
+                self._position += 1
                 if piece := self._writing.read(logits):
                     return piece
             raise StopIteration
@@ -279,7 +293,7 @@ class Generation(Iterator[str]):
             InputError: the stream is in use by another call, or was moved by one.
         """
         state = self._state()
-        check_unmoved(self._expected, state.position)
+        check_unmoved(self._position, state.position)
         return self._writing.to_bytes(state)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -12,15 +12,25 @@ from numpy.typing import NDArray
 from rnnx_runtime._errors import ArtifactError, printable
 from rnnx_runtime._graph import Answers, Graph
 from rnnx_runtime._inputs import Chunk
-from rnnx_runtime._manifest import BATCH
+from rnnx_runtime._manifest import BATCH, Manifest
 from rnnx_runtime._session import Session
 from rnnx_runtime._state import State
 from rnnx_runtime._stepper import Stepper
 
 TOLERANCE: Final = 1e-4  # of a whole trace on another machine or provider; wrong wiring and bf16 are off by 1e-3 and more
-REDUCED_TOLERANCE: Final = 5e-2  # where fewer bits were asked for
+REDUCED_TOLERANCE: Final = 5e-2  # where fewer bits were asked for, or the artifact has float16
+QUANTISED_TOLERANCE: Final = (
+    2e-1  # of 8 and 4 bits: processors round inputs of a product too, otherwise, or not at all; that is 6e-2
+)
 _WARM_UP: Final = 3
 _TIMED: Final = 15
+
+
+def tolerance_of(manifest: Manifest, *, reduced: bool) -> float:
+    """How far from the golden trace is right, relative above 1. `reduced`: a provider was asked to compute with fewer bits."""
+    if manifest.precision in ("int8", "int4"):
+        return QUANTISED_TOLERANCE
+    return REDUCED_TOLERANCE if reduced or manifest.reduced else TOLERANCE
 
 
 def golden_chunk(graph: Graph) -> tuple[Chunk, State] | None:

@@ -20,6 +20,8 @@ from rnnx_runtime._state import State, make_state, state_array
 
 _LARGEST_STATE: Final = 1 << 34  # elements, over all rows
 
+_SYMBOLS: Final = 1024  # rows that are kept: a one-hot row is as long as the vocabulary
+
 Answers = dict[str, NDArray[Any]]
 
 
@@ -35,6 +37,9 @@ class Graph:
         self.conditions = {spec.name: Port(spec) for spec in manifest.conditions}
         self.states = {spec.name: spec for spec in manifest.states}
         self.batch_axes = {spec.name: spec.batch_axis for spec in manifest.states}
+        logits = [spec.name for spec in manifest.outputs if spec.role == "logits"]
+        self._logits = logits[0] if len(logits) == 1 else None
+        self._symbols: dict[int, NDArray[Any]] = {}
         self._fetches = [*self.outputs, *(spec.output for spec in manifest.states)]
 
     def check_chunk(self, chunk: Any) -> Chunk:
@@ -240,16 +245,25 @@ class Graph:
         """Tokens `(T,)` of the codec as a chunk of one row."""
         return self.check_chunk(self.text_codec().rows(np.asarray(tokens))[None])
 
+    def symbol(self, token: int) -> NDArray[Any]:
+        """A token of the codec as one step of one row: read-only."""
+        row = self._symbols.get(token)
+        if row is None:
+            row = self.text_codec().rows(np.array([token])).astype(next(iter(self.manifest.inputs)).dtype)
+            row.flags.writeable = False
+            if len(self._symbols) < _SYMBOLS:
+                self._symbols[token] = row
+        return row
+
     def logits(self, answer: Any) -> NDArray[Any]:
         """The scores of the codec's symbols in an answer: `(B, T, V)` or `(B, V)`.
 
         Raises:
             InputError: the artifact does not answer in text.
         """
-        names = [spec.name for spec in self.manifest.outputs if spec.role == "logits"]
-        if len(names) != 1:
+        if self._logits is None:
             raise InputError("this artifact does not answer in text; it takes and gives numbers")
-        scores = answer.get(names[0]) if isinstance(answer, dict) else answer
+        scores = answer.get(self._logits) if isinstance(answer, dict) else answer
         if not isinstance(scores, np.ndarray):
             raise InputError(f"logits are in what run, step or feed answered, got {type(answer).__name__}")
         return scores

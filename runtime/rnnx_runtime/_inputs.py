@@ -2,7 +2,8 @@
 
 import math
 import operator
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any, NamedTuple, final
 
@@ -23,8 +24,8 @@ class Port:
     def __init__(self, spec: Input, *, one_step: bool = False) -> None:
         self.name = spec.name
         self.layout = Layout(spec.shape, one_step=one_step)
-        self._dtype = np.dtype(spec.dtype)
-        self._kinds = "iu" if self._dtype.kind == "i" else "b" if self._dtype.kind == "b" else "fiu"
+        self.dtype = np.dtype(spec.dtype)
+        self._kinds = "iu" if self.dtype.kind == "i" else "b" if self.dtype.kind == "b" else "fiu"
         self._vocabulary_size = spec.vocabulary_size
         self._are_lengths = spec.role == "lengths"
         self._axes = ("B", "T") if self.layout.has_time else ("B",)
@@ -35,7 +36,7 @@ class Port:
         Raises:
             InputError: it is no array of the right kind of numbers.
         """
-        if isinstance(value, np.ma.MaskedArray):
+        if is_masked(value):
             raise InputError(f"{self.name}: a masked array; fill or drop what is masked first")
         try:
             array = np.asarray(value)
@@ -43,8 +44,29 @@ class Port:
             raise InputError(f"{self.name}: {type(value).__name__} is no array of numbers: {printable(str(error))}") from None
         if array.dtype.kind not in self._kinds and (array.size or array.dtype != np.float64):  # [] is float64
             kind = array.dtype if array.ndim else type(value).__name__
-            raise InputError(f"{self.name}: expected {self._dtype}, got {kind}; convert it first")
+            raise InputError(f"{self.name}: expected {self.dtype}, got {kind}; convert it first")
         return array
+
+    def copier(self, view: NDArray[Any], steps: int) -> Callable[[NDArray[Any]], None]:
+        """What puts so many steps in their place: it takes an array of the type and shape of `view`, checks the values, and copies them.
+
+        It raises InputError, as `checked`.
+        """
+        size = self._vocabulary_size
+        if size is not None and view.shape == (1,):
+
+            def copy_token(array: NDArray[Any]) -> None:
+                token = array.item()
+                if not 0 <= token < size:
+                    self._check_tokens(array)
+                view[0] = token
+
+            return copy_token
+
+        def copy(array: NDArray[Any]) -> None:
+            view[...] = self.checked(array, steps)
+
+        return copy
 
     def check_shape(self, array: NDArray[Any]) -> None:
         """Raises InputError where the shape is not `(B, T, ...)`, or `(B, ...)` for an input without time."""
@@ -66,19 +88,19 @@ class Port:
             )
         if self._vocabulary_size is not None:
             self._check_tokens(array)
-        elif array.dtype.kind in "iu" and self._dtype.kind == "i" and array.size and not np.can_cast(array.dtype, self._dtype):
-            limits = np.iinfo(self._dtype)
+        elif array.dtype.kind in "iu" and self.dtype.kind == "i" and array.size and not np.can_cast(array.dtype, self.dtype):
+            limits = np.iinfo(self.dtype)
             if int(array.min()) < limits.min or int(array.max()) > limits.max:
-                raise InputError(f"{self.name}: a value does not fit {self._dtype}, {limits.min} to {limits.max}")
-        if array.dtype != self._dtype:
+                raise InputError(f"{self.name}: a value does not fit {self.dtype}, {limits.min} to {limits.max}")
+        if array.dtype != self.dtype:
             with np.errstate(over="ignore"):
-                converted = array.astype(self._dtype)
+                converted = array.astype(self.dtype)
         else:
             converted = array
         # The sum of squares of finite values may overflow, but that of others is never finite.
-        if self._dtype.kind == "f" and not math.isfinite(np.vdot(converted, converted)) and not np.isfinite(converted).all():
+        if self.dtype.kind == "f" and not math.isfinite(np.vdot(converted, converted)) and not np.isfinite(converted).all():
             where = np.argwhere(~np.isfinite(converted))[0].tolist()
-            raise InputError(f"{self.name}: {array[tuple(where)]} at {where}; every value must be finite in {self._dtype}")
+            raise InputError(f"{self.name}: {array[tuple(where)]} at {where}; every value must be finite in {self.dtype}")
         return converted
 
     def _check_tokens(self, array: NDArray[Any]) -> None:
@@ -91,6 +113,12 @@ class Port:
             wrong = low if low < 0 else high if high >= size else None
         if wrong is not None:
             raise InputError(f"{self.name}: token {wrong} is outside the vocabulary, 0 to {size - 1}")
+
+
+def is_masked(value: Any) -> bool:
+    """Whether it is a masked array of numpy's: there is none before their module, which takes 10 ms, was imported."""
+    module = sys.modules.get("numpy.ma")
+    return module is not None and isinstance(value, module.MaskedArray)
 
 
 def whole(name: str, value: Any, least: int, most: int | None = None) -> int:

@@ -25,6 +25,9 @@ TIME: Final = "seq_len"
 DType = Literal["float32", "float64", "int32", "int64", "bool"]
 Dimension = int | str  # a fixed size, "batch", "seq_len", or one flattened from both: "batch*seq_len" (batch outermost)
 
+Precision = Literal["float32", "float64", "float16", "int8", "int4"]
+QUANTISED: Final[dict[int, Precision]] = {16: "float16", 8: "int8", 4: "int4"}  # by the bits of a weight
+
 _SYMBOLS: Final = re.compile(rf"{BATCH}|{TIME}|{BATCH}\*{TIME}|{TIME}\*{BATCH}")
 _MAX_ELEMENTS: Final = 1 << 31
 _MAX_AXES: Final = 8
@@ -238,6 +241,55 @@ class ParitySummary(_Strict, frozen=True):
     trajectory: TrajectorySummary | None = None
 
 
+class QuantisedWeight(_Strict, frozen=True):
+    """One matrix that is stored in fewer bits. `role`: what it is to the node that it was taken from, in words."""
+
+    name: str
+    node: str
+    role: str
+    shape: tuple[int, ...]
+    bytes_before: int
+    bytes_after: int
+
+
+class LeftWeight(_Strict, frozen=True):
+    """One matrix that stayed as it was."""
+
+    name: str
+    bytes: int
+    because: str
+
+
+class Quantisation(_Strict, frozen=True):
+    """What `rnnx quantize` did to the weights of another artifact, and what it found to have changed by that.
+
+    `bits` 16: the weights are float16, and it is computed with those. 8 and 4: of integers, in blocks of `block` that share a scale.
+
+    `loss_before`, `loss_after`: of the other artifact and of this one on the same data, in `unit`; `rise`: the share by which it is
+    higher, beyond `limit` it is written only where that was allowed. `one_step`: the largest
+    difference of a state or output after one step, relative above 1; `drift`: of outputs over `drift_steps` steps, root of the mean
+    squared difference in multiples of their spread; `agreement`: the share of steps with the same most likely symbol.
+    """
+
+    bits: Literal[4, 8, 16]
+    block: int | None
+    weights: tuple[QuantisedWeight, ...]
+    left: tuple[LeftWeight, ...]
+    source_sha256: str
+    source_bytes: int
+    source_proven: bool
+    data: str
+    unit: Literal["bits per symbol", "RMSE", "RMSE over spread"]
+    loss_before: float
+    loss_after: float
+    rise: float
+    limit: float
+    one_step: float
+    drift: float
+    drift_steps: int
+    agreement: float | None = None
+
+
 class Provenance(_Strict, frozen=True):
     """What made the artifact. No paths and no times: the same module gives the same bytes.
 
@@ -259,6 +311,8 @@ class Manifest(_Strict, frozen=True):
     stands for that size. `one_step`: each call of the graph takes one step, so that "seq_len" in a shape stands for 1, and an
     input or output without it is one step's; the runtime takes the steps of a chunk one by one. `trusted`: operators that are
     not in the runtime's list, which the person who adopted the file allowed; whoever loads it must allow them again.
+    `precision`: of the weights and of what is computed; with "int8", "int4" and "float16" inputs, outputs and states are float32, and
+    the golden trace and `parity` are none of a module's: `quantisation` says what is known instead.
     """
 
     format_version: int
@@ -268,7 +322,7 @@ class Manifest(_Strict, frozen=True):
     states: tuple[StateSpec, ...]
     streamable: bool
     lowering: Literal["recurrent", "scan", "adopted"]
-    precision: Literal["float32", "float64"]
+    precision: Precision
     provenance: Provenance
     golden: GoldenTrace
     conditions: tuple[Input, ...] = ()
@@ -281,6 +335,7 @@ class Manifest(_Strict, frozen=True):
     fixed_batch: int | None = None
     one_step: bool = False
     trusted: tuple[str, ...] = ()
+    quantisation: Quantisation | None = None
 
     def __post_init__(self) -> None:
         graph_inputs = [tensor.name for tensor in self.inputs] + [state.input for state in self.states]
@@ -292,6 +347,7 @@ class Manifest(_Strict, frozen=True):
             raise ValueError("an artifact has at least one input and one output")
         self._check_sizes_taken()
         self._check_codec()
+        self._check_quantisation()
         names = [tensor.name for tensor in (*self.inputs, *self.conditions)]
         if len(names) != len(set(names)) or any(TIME in str(size) for spec in self.conditions for size in spec.shape):
             raise ValueError("a condition has the name of an input, or an axis seq_len")
@@ -321,6 +377,27 @@ class Manifest(_Strict, frozen=True):
         if self.one_step and not self.streamable:
             raise ValueError("a graph of one step must be streamable")
         _check_names(*self.trusted)
+
+    def _check_quantisation(self) -> None:
+        """What the artifact says of its weights fits its precision."""
+        said = None if self.quantisation is None else QUANTISED.get(self.quantisation.bits)
+        if said != (self.precision if self.reduced else None):
+            raise ValueError(
+                f"the precision is {self.precision}, but what is said of the weights is for {said or 'full precision'}"
+            )
+        if self.quantisation is not None:
+            if self.parity is not None:
+                raise ValueError("weights of fewer bits are not those that were proven, so that parity must not stand there")
+            for weight in self.quantisation.weights:
+                _check_names(weight.name, f"{weight.node} {weight.role}")
+            for left in self.quantisation.left:
+                _check_names(left.name, left.because)
+            _check_names(self.quantisation.data)
+
+    @property
+    def reduced(self) -> bool:
+        """Whether it was made to compute with fewer bits than its inputs, outputs and states have."""
+        return self.precision in QUANTISED.values()
 
     def _check_codec(self) -> None:
         """The codec, what it is given to, and what it reads the answer from, are of one size."""

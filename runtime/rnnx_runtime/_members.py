@@ -69,16 +69,20 @@ def stacked_steps(graph: Graph, xs: Any) -> tuple[list[Hashable], Chunk]:
         InputError: one breaks the contract; the message says whose.
     """
     items = by_key(xs)
-    keys = [key for key, _ in items]
-    kinds = {x.dtype.kind for _, x in items if isinstance(x, np.ndarray)}
+    keys, values = list(xs), list(xs.values())
+    kinds = set(map(type, values))
     together = graph.manifest.fixed_batch is None  # else they go into the graph one by one
-    if together and len(graph.inputs) == 1 and {type(x) for _, x in items} <= _PLAIN and kinds <= {"f", "i", "u"}:
+    if together and len(graph.inputs) == 1 and kinds <= _PLAIN and (np.ndarray not in kinds or _are_numbers(values)):
         try:
-            return keys, graph.check_step(np.array([x for _, x in items]))
+            return keys, graph.check_step(np.array(values))
         except ValueError:  # InputError is one
             pass
     chunks = [one_step(graph, key, x) for key, x in items]
     return keys, side_by_side(chunks) if chunks else Chunk({}, 0, 1)
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return {value.dtype.kind for value in values if isinstance(value, np.ndarray)} <= {"f", "i", "u"}
 
 
 def by_key(xs: Any) -> list[tuple[Hashable, Any]]:

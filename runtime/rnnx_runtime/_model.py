@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, Self, final
+from typing import TYPE_CHECKING, Any, Final, Self, final
 
 from numpy.typing import ArrayLike, NDArray
 
@@ -15,13 +15,14 @@ from rnnx_runtime._files import Source, check_writable
 from rnnx_runtime._golden import answers_sha256, golden_chunk
 from rnnx_runtime._inputs import whole
 from rnnx_runtime._manifest import Manifest
-from rnnx_runtime._pool import Pool
 from rnnx_runtime._providers import Placement, parse_providers
-from rnnx_runtime._score import bits_per_symbol
-from rnnx_runtime._selftest import SelfTest, run_selftest
 from rnnx_runtime._session import Options, warn_of_telemetry
 from rnnx_runtime._state import State
 from rnnx_runtime._stream import Stream
+
+if TYPE_CHECKING:  # imported where they are needed: a process that only steps starts sooner
+    from rnnx_runtime._pool import Pool
+    from rnnx_runtime._selftest import SelfTest
 
 _MOST_THREADS: Final = 256
 
@@ -71,7 +72,7 @@ def selftest(
     strict: bool = True,
     threads: int = 1,
     trust: bool = False,
-) -> SelfTest:
+) -> "SelfTest":
     """`Model.selftest` of an artifact, also on a provider that `load` refuses because it computes something else.
 
     Args:
@@ -196,11 +197,12 @@ class Model:
             raise InputError(f"a stream starts from a state or from conditions, got both: {', '.join(conditions)}")
         return Stream(self._engine, self._graph.check_state(state, batch))
 
-    def pool(self, *, max_batch: int = 64, max_wait_ms: float = 0.0, max_queue: int = 1024) -> Pool:
+    def pool(self, *, max_batch: int | None = None, max_wait_ms: float = 0.0, max_queue: int = 1024) -> "Pool":
         """Many streams, stepped together in one call.
 
         Args:
-            max_batch: rows in one call at most; beyond 64 the weights of larger models no longer pay for more rows.
+            max_batch: rows in one call at most. None for as many as are fastest on this machine: the first call of more than 64
+                streams measures that, a few calls long; and `Pool.submit` puts 64 requests together.
             max_wait_ms: how long `Pool.submit` lets a request wait for others to join it.
             max_queue: how many requests may wait before `Pool.submit` makes its caller wait.
 
@@ -208,6 +210,8 @@ class Model:
             InputError: the model cannot be stepped, or a number is out of range.
         """
         self._graph.check_streamable()
+        from rnnx_runtime._pool import Pool
+
         return Pool(self._engine, max_batch, max_wait_ms, max_queue)
 
     def initial_state(self, batch: int | None = None, **conditions: ArrayLike) -> State:
@@ -288,9 +292,11 @@ class Model:
             InputError: the artifact does not answer in text, the text has fewer than two characters, or one that is not in
                 the vocabulary.
         """
+        from rnnx_runtime._score import bits_per_symbol
+
         return bits_per_symbol(self._engine, text)
 
-    def selftest(self) -> SelfTest:
+    def selftest(self) -> "SelfTest":
         """Run the artifact's golden trace on this very machine, with this model's providers: whole, in chunks and in steps.
 
         Takes milliseconds, needs no torch, and touches no stream.
@@ -299,6 +305,8 @@ class Model:
             ArtifactError: the trace holds no step, so that there is nothing to test.
             ExecutionError: the graph cannot be run.
         """
+        from rnnx_runtime._selftest import run_selftest
+
         return run_selftest(self._engine)
 
     def encode(self, sequence: Any) -> NDArray[Any]:

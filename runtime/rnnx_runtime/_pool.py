@@ -7,24 +7,23 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, Final, Self, Unpack, final
 
-import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rnnx_runtime._batcher import Batcher
 from rnnx_runtime._engine import Engine
 from rnnx_runtime._errors import InputError, StateError
-from rnnx_runtime._generation import GenerateOptions, Generation, OnToken, Writing, start_writing
+from rnnx_runtime._generation import GenerateOptions, Generation, OnToken, Writing, check_unmoved, start_writing
 from rnnx_runtime._graph import Answers
-from rnnx_runtime._inputs import Chunk, real, whole
+from rnnx_runtime._held import Held
+from rnnx_runtime._inputs import real, whole
 from rnnx_runtime._members import by_key, one_chunk, own_step, side_by_side, stacked_steps
 from rnnx_runtime._rows import Rows
 from rnnx_runtime._state import State, check_finite, make_state, rows_of
 from rnnx_runtime._stats import Stats
-from rnnx_runtime._stepper import Stepper
 
 _MOST: Final = 1 << 20
 _LONGEST_WAIT_SECONDS: Final = 60
-_SIZES: Final = 64  # steppers that are kept, each for another number of rows
+_USUAL: Final = 64  # requests that are answered together, where it is not said how many
 
 
 @final
@@ -35,10 +34,10 @@ class Pool:
     answers are a stream's own, without a batch axis: a step is a token or `(F,)`, a chunk `(T,)` or `(T, F)`.
     """
 
-    def __init__(self, engine: Engine, max_batch: int, max_wait_ms: float, max_queue: int) -> None:
+    def __init__(self, engine: Engine, max_batch: int | None, max_wait_ms: float, max_queue: int) -> None:
         self._engine = engine
         self._graph = engine.graph
-        self._max_batch = whole("max_batch", max_batch, 1, _MOST)
+        self._max_batch = None if max_batch is None else whole("max_batch", max_batch, 1, _MOST)
         fixed = engine.graph.manifest.fixed_batch
         if fixed is not None:
             if fixed > 1:
@@ -50,10 +49,7 @@ class Pool:
         self._max_queue = whole("max_queue", max_queue, 1)
         self._rows = Rows(engine.graph)
         self._forks = engine.forks
-        self._epoch = engine.epoch
-        self._steppers: dict[int, Stepper] = {}  # by their number of rows
-        self._held: tuple[Hashable, ...] = ()  # the streams whose states are in `_live`, and not in `_rows`
-        self._live: Stepper | None = None
+        self._held = Held(engine, self._rows)  # the streams whose states are not in their rows
         self._stats: Stats | None = None
         self._closed = False
         self._forget_threads()
@@ -103,7 +99,7 @@ class Pool:
         with self._turn():
             if self._batcher.is_waiting(key):
                 raise StateError(f"a request of stream {key!r} is waiting; let it be answered first")
-            self._settle()
+            self._held.settle()
             state = self._rows.state(key)
             self._rows.drop(key)
             return state
@@ -115,7 +111,7 @@ class Pool:
             StateError: there is no such stream.
         """
         with self._turn():
-            self._settle()
+            self._held.settle()
             return self._rows.state(key)
 
     def restore(self, key: Hashable, state: State) -> None:
@@ -128,7 +124,7 @@ class Pool:
         with self._turn():
             if key not in self._rows:
                 raise StateError(f"there is no stream {key!r} in this pool")
-            self._settle()
+            self._held.settle()
             self._rows.put(key, fitting)
 
     def step(self, xs: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -145,26 +141,16 @@ class Pool:
         """
         started = time.perf_counter()
         keys, chunk = stacked_steps(self._graph, xs)
-        parts = self._parts(keys)
         with self._joining(keys):
-            if len(parts) == 1:
-                answers = [self._step_held(keys, chunk)]
-            else:  # nothing is changed before all are answered
-                self._settle()
-                found = []
-                for first, part in parts:
-                    rows = {name: array[first : first + len(part)] for name, array in chunk.arrays.items()}
-                    found.append(self._engine.run(Chunk(rows, len(part), 1), self._rows.gather(part)))
-                for (_, part), (_, state) in zip(parts, found, strict=True):
-                    self._rows.scatter(part, state)
-                answers = [self._graph.of_step(answer) for answer, _ in found]
-            self._rows.advance(keys, 1)
+            if not keys:
+                return {}
+            if not self._held.holds(keys):
+                self._held.take(keys, self._most(len(keys)))
+            answers = self._held.step(keys, chunk)
             self._count(started, len(keys))
-        return {
-            key: self._graph.single({name: array[row] for name, array in answer.items()})
-            for (_, part), answer in zip(parts, answers, strict=True)
-            for row, key in enumerate(part)
-        }
+        if len(answers) == 1:
+            return dict(zip(keys, *answers.values(), strict=True))
+        return {key: {name: array[row] for name, array in answers.items()} for row, key in enumerate(keys)}
 
     def feed(self, chunks: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Answer a chunk of each of these streams, of any lengths. Those that are new join at the initial state.
@@ -184,10 +170,10 @@ class Pool:
             key: [] if chunk.steps else [self._graph.empty(1)] for key, chunk in checked.items()
         }
         with self._joining(list(checked)):
-            self._settle()
+            self._held.settle()
             states = {key: self._rows.state(key) for key in checked}
             for first, last, going in self._cuts({key: chunk.steps for key, chunk in checked.items()}):
-                for _, part in self._parts(going):
+                for part in self._parts(going):
                     cut = side_by_side([self._graph.cut(checked[key], first, last) for key in part])
                     answers, following = self._engine.run(cut, self._graph.together([states[key] for key in part]))
                     for row, key in enumerate(part):
@@ -270,7 +256,7 @@ class Pool:
         writing, state = Writing.from_bytes(self._graph, checkpoint, on_token)
         fitting = self._fitting(state)
         with self._turn():
-            self._settle()
+            self._held.settle()
             self._rows.put(key, fitting)
         return self._generation(key, writing)
 
@@ -302,16 +288,17 @@ class Pool:
         raise TypeError("a pool cannot be copied or pickled; keep its streams' states, and let them join another pool")
 
     def _generation(self, key: Hashable, writing: Writing) -> Generation:
-        rows = self._graph.text_codec().rows
+        graph = self._graph
 
-        def read(token: int) -> NDArray[Any]:
-            return self._graph.logits(self.submit(key, rows(np.array([token]))[0]).result())
+        def read(token: int, position: int) -> NDArray[Any]:
+            check_unmoved(position, self._position(key))
+            return graph.logits(self.submit(key, graph.symbol(token)[0]).result())
 
-        return Generation(writing, read, lambda: self.state(key), lambda: self._position(key))
+        return Generation(writing, read, lambda: self.state(key), self._position(key))
 
     def _position(self, key: Hashable) -> int:
         with self._turn():
-            return self._rows.position(key)
+            return self._rows.position(key) + (self._held.steps if key in self._held else 0)
 
     def _count(self, started: float, steps: int) -> None:
         if self._stats is not None:
@@ -328,7 +315,7 @@ class Pool:
     def _joining(self, keys: Sequence[Hashable]) -> Iterator[None]:
         """A turn for these streams. Those that are new join, and leave again where the call fails."""
         with self._turn():
-            new = [key for key in keys if key not in self._rows]
+            new = [] if self._held.holds(keys) else [key for key in keys if key not in self._rows]
             if new:
                 self._engine.open()
                 begin = self._engine.initial_state(1, {})  # refused where it is computed: such streams must join
@@ -337,38 +324,19 @@ class Pool:
             try:
                 yield
             except BaseException:
-                self._settle()
+                self._held.settle()
                 for key in new:
                     self._rows.drop(key)
                 raise
 
-    def _step_held(self, keys: list[Hashable], chunk: Chunk) -> Answers:
-        """Step the streams whose states lie ready in a stepper: those of the call before, or these from now on."""
-        held = tuple(keys)
-        if self._live is None or self._epoch != self._engine.epoch or held != self._held:
-            self._settle()
-            stepper = self._stepper(len(held))
-            stepper.load(self._rows.gather(held))
-            self._live, self._held = stepper, held
-        return self._live.answer(chunk.arrays)
+    def _most(self, rows: int) -> int:
+        """How many rows go into one call, where there are so many."""
+        return self._engine.best_batch(rows) if self._max_batch is None else self._max_batch
 
-    def _stepper(self, rows: int) -> Stepper:
-        if self._epoch != self._engine.epoch or len(self._steppers) >= _SIZES:
-            self._steppers.clear()
-            self._epoch = self._engine.epoch
-        if rows not in self._steppers:
-            self._steppers[rows] = self._engine.stepper(rows)
-        return self._steppers[rows]
-
-    def _settle(self) -> None:
-        """Put the states that a stepper has into their rows."""
-        if self._live is not None:
-            self._rows.scatter(self._held, self._live.state())
-            self._live, self._held = None, ()
-
-    def _parts(self, keys: Sequence[Hashable]) -> list[tuple[int, Sequence[Hashable]]]:
-        """So many streams as go into one call, and where they begin."""
-        return [(first, keys[first : first + self._max_batch]) for first in range(0, len(keys), self._max_batch)]
+    def _parts(self, keys: Sequence[Hashable]) -> list[Sequence[Hashable]]:
+        """So many streams as go into one call."""
+        most = self._most(len(keys))
+        return [keys[first : first + most] for first in range(0, len(keys), most)]
 
     def _turn(self) -> threading.RLock:
         self._after_fork()
@@ -383,6 +351,6 @@ class Pool:
         """Begin without any: those of a parent process are not here."""
         self._lock = threading.RLock()
         # Looked up at each call: `measure` puts another one in its place.
-        self._batcher = Batcher(lambda xs: self.step(xs), self._max_batch, self._max_wait, self._max_queue)  # noqa: PLW0108
+        self._batcher = Batcher(lambda xs: self.step(xs), self._max_batch or _USUAL, self._max_wait, self._max_queue)  # noqa: PLW0108
         if self._closed:
             self._batcher.close()

@@ -13,8 +13,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+import msgspec
+
 from rnnx_runtime._constants import RECURRENT, Name, Node, Tensor, check_constants
 from rnnx_runtime._errors import ArtifactError
+from rnnx_runtime._packed import PACKED, check_packed
 from rnnx_runtime._protobuf import Reader, as_text, as_view
 
 SIZE_LIMIT: Final = 512 * 2**20  # bytes of a file
@@ -26,11 +29,13 @@ _OPSETS: Final = range(13, 25)
 
 _DTYPES: Final = {1: "float32", 6: "int32", 7: "int64", 9: "bool", 11: "float64"}  # TensorProto.DataType
 _FLOAT: Final = 1
+_HALF: Final = 10
+_GIVING_TYPES: Final = frozenset(["to", "dtype", "output_dtype"])  # attributes that say of what type something becomes
 
-# Deterministic tensor operators of the standard ONNX domain. Left out on purpose: Loop and If (unbounded or hidden
+# Deterministic tensor operators of the standard ONNX domain, and those that `rnnx quantize` writes. Left out on purpose: Loop and If (unbounded or hidden
 # work), sequences, optionals and strings, random numbers, everything that reads another file, and what makes much out of
 # little: EyeLike, Resize.
-_OPERATORS: Final = frozenset(
+_OPERATORS: Final = PACKED | frozenset(
     """
     Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Cast CastLike Ceil Celu Clip
     Concat ConstantOfShape Constant Conv ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Einsum Elu
@@ -48,8 +53,7 @@ _OPERATORS: Final = frozenset(
 _READING: Final = frozenset(["com.microsoft::EPContext"])  # what nobody can allow
 
 
-@dataclass(frozen=True)
-class Value:
+class Value(msgspec.Struct, frozen=True):
     """An input or output as the graph declares it; an axis without a fixed size is None."""
 
     name: str
@@ -57,8 +61,7 @@ class Value:
     shape: tuple[int | None, ...]
 
 
-@dataclass(frozen=True)
-class Graph:
+class Graph(msgspec.Struct, frozen=True):
     """What the walk found; `operators` counts the nodes by type, bodies included."""
 
     inputs: tuple[Value, ...]
@@ -67,6 +70,7 @@ class Graph:
     foreign: tuple[str, ...]  # those of them outside the list, sorted; with their domain, where it is not the standard one
     opset: int
     metadata: Mapping[str, str]
+    half: bool  # whether a weight is float16, or something is converted to that
 
 
 # Fields that may stand several times, per message; all others once, for protobuf would merge repeats in its own ways.
@@ -96,7 +100,9 @@ class _Walk:
     nodes: list[Node] = field(default_factory=list)
     weights: list[tuple[Name, int]] = field(default_factory=list)
     given: set[Name] = field(default_factory=set)
+    stored: dict[Name, Tensor] = field(default_factory=dict)
     graphs: int = 0
+    half: bool = False
     _nodes_read: int = 0
 
     def graph(self, message: memoryview, outside: _Names, around: tuple[str, ...] = ()) -> tuple[list[Value], list[Value]]:
@@ -119,7 +125,11 @@ class _Walk:
                 nodes.append(self.node(as_view(value)))
             elif number == 5:
                 tensor = self.tensor(as_view(value))
-                self.weights.append((define(tensor.name), tensor.dtype))
+                place = define(tensor.name)
+                if place in self.stored:
+                    raise ArtifactError(f"the weight {tensor.name!r} stands twice in the file; an artifact has it once")
+                self.weights.append((place, tensor.dtype))
+                self.stored[place] = tensor
             elif number == 11 and not around:
                 inputs.append(_value(self.reader, as_view(value)))
                 self.given.add(define(inputs[-1].name))
@@ -167,6 +177,9 @@ class _Walk:
         """Walk what a node holds, and note what it reads and gives."""
         operator, inputs, _, attributes = node
         dtypes = [self.attribute(attribute, operator, names, around) for attribute in attributes]
+        if operator in PACKED:
+            weights = [names.get(text, Name(text, -1)) for text in inputs]
+            check_packed(operator, weights, self.integers(attributes), self.stored)
         if operator in RECURRENT:
             inputs = inputs[:3]  # what is read, the weights W and R
             if len(inputs) < 3 or "" in inputs:
@@ -193,20 +206,39 @@ class _Walk:
                 self.graph(as_view(value), names, (*around, operator))
             elif number in (22, 23):
                 raise ArtifactError("sparse weights are not allowed in an artifact; export the model again")
+        self.half = self.half or (name in _GIVING_TYPES and dtype == _HALF)
         if (operator, name) in (("Constant", "value_float"), ("Constant", "value_floats")):
             return _FLOAT
         return dtype if (operator, name) in (("Constant", "value"), ("Cast", "to")) else 0
 
+    def integers(self, attributes: Iterable[memoryview]) -> dict[str, int]:
+        """The attributes that are one integer."""
+        found: dict[str, int] = {}
+        for message in attributes:
+            parts = self.reader.once(message, "an attribute", _OF_ATTRIBUTE)
+            name, value = as_text(as_view(parts.get(1, memoryview(b"")))), parts.get(3)
+            if name in found:
+                raise ArtifactError(f"a node has the attribute {name!r} twice")
+            found[name] = value if isinstance(value, int) else 0
+        return found
+
     def tensor(self, message: memoryview) -> Tensor:
         name, dtype = "", 0
+        dims: list[int] = []
+        usual = True
         for number, value in self.reader.strict(message, "a tensor", _OF_TENSOR):
-            if number == 2 and isinstance(value, int):
+            if number == 1 and isinstance(value, int):
+                dims.append(value)
+            elif number == 1:
+                usual = False  # several in one field, which protobuf reads too
+            elif number == 2 and isinstance(value, int):
                 dtype = value
             elif number == 8:
                 name = as_text(as_view(value))
             elif number == 13 or (number == 14 and value != 0):
                 raise ArtifactError("the weights lie in another file; an artifact is one file: export the model again")
-        return Tensor(name, dtype)
+        self.half = self.half or dtype == _HALF
+        return Tensor(name, dtype, tuple(dims) if usual else ())
 
 
 def inspect_graph(data: bytes) -> Graph:
@@ -250,7 +282,7 @@ def inspect_graph(data: bytes) -> Graph:
         raise ArtifactError(f"ONNX opset {opset} is not read; {_OPSETS[0]} to {_OPSETS[-1]} are")
     if opsets.keys() - walk.domains:
         raise ArtifactError(f"the operator domain {min(opsets.keys() - walk.domains)!r} is not allowed in an artifact")
-    return Graph(tuple(graph[0]), tuple(graph[1]), dict(walk.operators), _foreign(walk.operators), opset, metadata)
+    return Graph(tuple(graph[0]), tuple(graph[1]), dict(walk.operators), _foreign(walk.operators), opset, metadata, walk.half)
 
 
 def _foreign(operators: Iterable[str]) -> tuple[str, ...]:

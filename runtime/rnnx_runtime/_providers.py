@@ -4,20 +4,19 @@ A provider is either built into the installed ONNX Runtime package, or a plugin:
 ONNX Runtime falls back to the CPU in silence; here what was asked for and what was granted stand side by side.
 """
 
-import importlib.util
-import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from rnnx_runtime._errors import InputError, ProviderError, printable
 
 Requested = dict[str, dict[str, Any]]  # options by short name, in the order of preference
 
 
-@dataclass(frozen=True)
-class Provider:
+class Provider(msgspec.Struct, frozen=True):
     """One execution provider as this package knows it.
 
     Attributes:
@@ -36,8 +35,8 @@ class Provider:
     ort: str
     install: str
     plugin: str | None = None
-    options: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
-    defaults: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, tuple[str, ...] | None] = {}
+    defaults: Mapping[str, str] = {}
     memory: str | None = None
     needs: str = ""
 
@@ -105,14 +104,14 @@ PROVIDERS: Final = {
     )
 }
 AUTO: Final = "auto"
+_OF_FEW_BITS: Final = frozenset(["MatMulNBits", "GatherBlockQuantized"])  # operators that few providers have
 
 _SHORT: Final = {provider.ort: provider.name for provider in PROVIDERS.values()}
 _registered: dict[str, str] = {}  # plugins by short name, and why one could not be registered: "" where it was
 _registering = threading.Lock()
 
 
-@dataclass(frozen=True)
-class Availability:
+class Availability(msgspec.Struct, frozen=True):
     """What this machine has of one provider: `because` says why not where `here` is false."""
 
     provider: Provider
@@ -121,8 +120,7 @@ class Availability:
     devices: tuple[Any, ...] = ()  # ONNX Runtime's, of a plugin
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(msgspec.Struct, frozen=True):
     """One node of the graph, and the provider that runs it."""
 
     name: str
@@ -210,7 +208,9 @@ def find_provider(name: str) -> Availability:
     # A plugin that is registered is listed there too.
     if provider.name not in _registered and provider.ort in onnxruntime.get_available_providers():
         return Availability(provider, True, "")
-    if provider.plugin is None or importlib.util.find_spec(provider.plugin) is None:
+    from importlib.util import find_spec
+
+    if provider.plugin is None or find_spec(provider.plugin) is None:
         needs = f"; it needs {provider.needs}" if provider.needs else ""
         return Availability(provider, False, f"not in this ONNX Runtime; install {provider.install}{needs}")
     failure = _register(provider)
@@ -224,12 +224,14 @@ def find_provider(name: str) -> Availability:
 
 def _register(provider: Provider) -> str:
     """Make a plugin known to ONNX Runtime, once per process; why that failed, or nothing."""
+    from importlib import import_module
+
     import onnxruntime
 
     with _registering:
         if provider.name not in _registered:
             try:
-                module = importlib.import_module(str(provider.plugin))
+                module = import_module(str(provider.plugin))
                 onnxruntime.register_execution_provider_library(provider.ort, module.get_library_path())
                 _registered[provider.name] = ""
             except Exception as error:  # whatever a package of somebody else raises
@@ -265,7 +267,7 @@ def add_to(options: Any, found: Availability, given: Mapping[str, str], threads:
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": chosen["precision"]}
         if device == "CPU":
             settings["INFERENCE_NUM_THREADS"] = threads
-        chosen = {"load_config": json.dumps({device: settings})}
+        chosen = {"load_config": msgspec.json.encode({device: settings}).decode()}
     options.add_provider_for_devices(list(devices[:1]), chosen)
 
 
@@ -283,12 +285,14 @@ def check_placement(placement: Placement) -> None:
     fallen = placement.fell_back
     if not fallen:
         return
-    operators = ", ".join(sorted({node.operator for node in fallen}))
+    names = {node.operator for node in fallen}
+    operators, quantised = ", ".join(sorted(names)), " and ".join(sorted(names & _OF_FEW_BITS))
+    float_instead = f", or give it the float artifact, or one of rnnx quantize --fp16: {quantised} are of few bits"
     asked, others = ", ".join(placement.requested), ", ".join(sorted({node.provider for node in fallen}))
     wanted = [*placement.requested, *sorted({node.provider for node in fallen})]
     raise ProviderError(
         f"{asked} did not take {len(fallen)} of {len(placement.nodes)} nodes ({operators}), they would run on {others}; "
-        f"allow that with providers={wanted} or strict=False"
+        f"allow that with providers={wanted} or strict=False{float_instead if quantised else ''}"
     )
 
 

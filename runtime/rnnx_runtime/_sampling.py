@@ -4,7 +4,8 @@ Drawing is one call: the largest of `logits / temperature + Gumbel noise` is dis
 (https://en.wikipedia.org/wiki/Gumbel_distribution#Gumbel_reparameterization_tricks), and needs no sum and no sort.
 """
 
-from typing import Any, Self, final
+import math
+from typing import Any, Final, Self, final
 
 import msgspec
 import numpy as np
@@ -62,6 +63,13 @@ class RandomState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     increment: str
 
 
+# Random numbers that are drawn at once: each call of numpy costs as much as some hundred of them.
+_NUMBERS: Final = 4096
+
+# Below this temperature, noise is rounded away where it is added to logits, and ties would always go to the first.
+_COLD: Final = 1e-3
+
+
 @final
 class Sampler:
     """Draws tokens from logits. The same seed draws the same tokens from the same logits; None draws others each time.
@@ -74,6 +82,10 @@ class Sampler:
         self.options = options
         self.seen = np.zeros(symbols, np.bool_)
         self._random = np.random.Generator(np.random.PCG64(seed))
+        # Where nothing is cut off, it is enough to add the noise, times the temperature, to the logits.
+        self._whole = options.temperature >= _COLD and options == SamplerOptions(temperature=options.temperature)
+        self._noise: list[NDArray[Any]] = []  # `(V,)` each, drawn and not used; the next one is the last
+        self._drawn_from = self.random_state()  # where the random numbers stood before these
 
     def draw(self, logits: NDArray[Any]) -> int:
         """A token, from logits `(V,)`; some may be -inf, for tokens that are never drawn.
@@ -81,15 +93,22 @@ class Sampler:
         Raises:
             ExecutionError: the largest is not finite.
         """
+        if not self._whole:
+            return self._draw_from_part(logits)
+        scores = logits + (self._noise.pop() if self._noise else self._next_noise(logits.dtype))
+        token = int(scores.argmax())  # of a NaN, if there is one
+        if not math.isfinite(scores[token]):
+            self._check(logits)
+        return token
+
+    def _draw_from_part(self, logits: NDArray[Any]) -> int:
         options = self.options
         if options.repetition_penalty != 1:
             # In float64: a float32 that is divided may overflow.
             logits = logits.astype(np.float64)
             again = logits[self.seen]
             logits[self.seen] = np.where(again > 0, again / options.repetition_penalty, again * options.repetition_penalty)
-        best = int(logits.argmax())  # of a NaN, if there is one
-        if not np.isfinite(logits[best]):
-            raise ExecutionError(f"the model gave a logit of {logits[best]}; no token can be drawn from it")
+        best = self._check(logits)
         if options.temperature == 0:
             return best
         with np.errstate(over="ignore"):  # a very small temperature: all but the largest become -inf
@@ -100,10 +119,33 @@ class Sampler:
             scores[~_nucleus(scores, options.top_p)] = -np.inf
         if options.min_p:
             scores[np.exp(scores) < options.min_p] = -np.inf  # the best has 0
-        return int((scores + self._random.gumbel(size=len(scores))).argmax())
+        return int((scores + (self._noise.pop() if self._noise else self._next_noise(logits.dtype))).argmax())
+
+    def _check(self, logits: NDArray[Any]) -> int:
+        """The most likely token."""
+        best = int(logits.argmax())  # of a NaN, if there is one
+        if not np.isfinite(logits[best]):
+            raise ExecutionError(f"the model gave a logit of {logits[best]}; no token can be drawn from it")
+        return best
+
+    def _next_noise(self, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Gumbel noise for one token, and more for those to come; times the temperature, where it is added to logits."""
+        self._drawn_from = self.random_state()
+        symbols = len(self.seen)
+        # The negative logarithm of exponential noise, which numpy draws three times as fast.
+        drawn = -np.log(self._random.standard_exponential((max(1, _NUMBERS // symbols), symbols)))
+        if self._whole:
+            drawn *= self.options.temperature
+        self._noise = list(drawn[::-1].astype(np.result_type(dtype, np.float32)))
+        return self._noise.pop()
 
     def random_state(self) -> RandomState:
-        """Where the random numbers stand."""
+        """Where the random numbers stand, behind those that were used."""
+        if self._noise:
+            used = Sampler(self.options, 0, len(self.seen))
+            used.set_random_state(self._drawn_from)
+            used._random.standard_exponential(len(self.seen) * (max(1, _NUMBERS // len(self.seen)) - len(self._noise)))
+            return used.random_state()
         inner: Any = self._random.bit_generator.state["state"]
         return RandomState(f"{inner['state']:x}", f"{inner['inc']:x}")
 
@@ -117,6 +159,7 @@ class Sampler:
         if not all(0 <= number < 1 << 128 for number in inner.values()):
             raise ValueError("a number of more than 128 bits")
         self._random.bit_generator.state = {"bit_generator": "PCG64", "state": inner, "has_uint32": 0, "uinteger": 0}
+        self._noise = []
 
 
 def _nucleus(scores: NDArray[np.float64], top_p: float) -> NDArray[np.bool_]:

@@ -45,6 +45,7 @@ class Options:
     threads: int
     profile: str | None = None  # the path that ONNX Runtime's trace is written to, less its ending
     refuse_wrong: bool = True  # a provider that computes something else than was exported; a self-test shows by how much
+    half: bool = False  # the graph has float16 in it
 
     @property
     def reduced_precision(self) -> bool:
@@ -78,6 +79,8 @@ class Session:
             "session.record_ep_graph_assignment_info": "1",
         }.items():
             settings.add_session_config_entry(key, value)
+        if options.half:  # at a MatMul behind a Transpose it ends the process: seen in ONNX Runtime 1.32
+            settings.add_session_config_entry("optimization.disable_specified_optimizers", "NchwcTransformer")
         if options.profile is not None:
             settings.enable_profiling = True
             settings.profile_file_prefix = options.profile
@@ -156,11 +159,15 @@ class Session:
             buffer.bind_input(binding, name)
         for name, buffer in {**{name: HostBuffer(array) for name, array in outputs.items()}, **following}.items():
             buffer.bind_output(binding, name)
-        held = (given, dict(outputs), dict(states), dict(following))  # ONNX Runtime keeps bare pointers
+        # ONNX Runtime keeps bare pointers; and its session is kept whole, so that `leave_to_parent` finds it.
+        held = (self._session, given, dict(outputs), dict(states), dict(following))
 
-        def call(run: Any = self._session.run_with_iobinding, binding: Any = binding, _held: Any = held) -> None:
+        # Below the public method, whose checks are for WebGPU: they take as long as the rest of a step's Python.
+        def call(
+            run: Any = self._session._sess.run_with_iobinding, bound: Any = binding._iobinding, _held: Any = held
+        ) -> None:
             try:
-                run(binding)
+                run(bound, None)
             except Exception as error:
                 raise ExecutionError(f"ONNX Runtime failed: {_first_line(error)}") from error
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from rnnx_runtime import _snapshot
 from rnnx_runtime._errors import StateError, printable
+from rnnx_runtime._inputs import is_masked
 
 _FARTHEST: Final = 1 << 62  # a position that still fits where it is counted
 
@@ -156,7 +157,7 @@ def state_array(name: str, value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     Raises:
         StateError: it is no array of such numbers.
     """
-    if isinstance(value, np.ma.MaskedArray):
+    if is_masked(value):
         raise StateError(f"{name}: a masked array; fill what is masked first")
     try:
         array = np.array(value, order="C")

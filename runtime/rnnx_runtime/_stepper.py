@@ -1,21 +1,26 @@
-"""One step at a time, with everything prepared: fixed buffers, cached bindings, two sets of states that alternate.
+"""The fast path under `Stream.step` and `Stream.feed`: two sets of states that alternate, and calls prepared over them.
 
-A step of a small model is all overhead. `session.run(dict)` builds its inputs and outputs anew each time; here a step is
-a copy into a buffer, one bound call, and a copy out. The states are written to the other set, so a call that fails
-leaves the state as it was. They stay where the provider has them at hand: on a GPU, in its memory.
+`session.run(dict)` builds its inputs and outputs anew each time; here a step is a copy into a buffer, one bound call, and a copy out.
+The states are written to the other set, so a call that fails leaves the state as it was. They stay where the provider has them at
+hand: on a GPU, in its memory.
 """
 
+import time
 from collections.abc import Mapping
-from typing import Any, final
+from typing import Any, Final, final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rnnx_runtime._buffers import Buffer
 from rnnx_runtime._errors import InputError
 from rnnx_runtime._graph import Answers, Graph
 from rnnx_runtime._inputs import Chunk, by_name
+from rnnx_runtime._prepared import Prepared
 from rnnx_runtime._session import Session
 from rnnx_runtime._state import State, make_state
+
+_TRIALS: Final = 4  # the first of them is slow
 
 
 @final
@@ -28,30 +33,14 @@ class Stepper:
 
     def __init__(self, graph: Graph, session: Session, batch: int) -> None:
         self._graph = graph
-        self._ports = graph.inputs
+        self._session = session
         self.batch = batch
         self.position = 0
-        # Graph-layout buffers, and the caller's (B, ...) views of them.
-        manifest, ports, outputs = graph.manifest, graph.inputs, graph.outputs
-        given = {spec.name: np.zeros(ports[spec.name].layout.graph_shape(batch, 1), spec.dtype) for spec in manifest.inputs}
-        found = {spec.name: np.zeros(outputs[spec.name].graph_shape(batch, 1), spec.dtype) for spec in manifest.outputs}
-        self._given = {name: ports[name].layout.step(array, batch) for name, array in given.items()}
-        self._found = {name: outputs[name].step(array, batch) for name, array in found.items()}
-        self._single = next(iter(self._found.values())) if len(self._found) == 1 else None
-        self._sets = [
-            {name: session.buffer(np.zeros(spec.sized(batch), spec.dtype)) for name, spec in graph.states.items()}
-            for _ in range(2)
-        ]
-        self._calls = [
-            session.bind(
-                given,
-                found,
-                {spec.input: self._sets[now][name] for name, spec in graph.states.items()},
-                {spec.output: self._sets[1 - now][name] for name, spec in graph.states.items()},
-            )
-            for now in range(2)
-        ]
-        self._now = 0
+        self._sets = _buffers(graph, session, batch), _buffers(graph, session, batch)
+        self._now = 0  # the set that holds the state
+        self._one = Prepared(graph, session, self._sets, batch, None)
+        self._many: Prepared | None = None
+        self._steps = 0  # that `_many` takes
 
     def load(self, state: State) -> None:
         """Continue from `state`, already checked."""
@@ -69,8 +58,20 @@ class Stepper:
 
     def step(self, x: Any) -> Any:
         """Answer one step; see `Stream.step`."""
-        for name, array in by_name(self._ports, x).items():
-            view = self._given[name]
+        one = self._one
+        if type(x) is np.ndarray and x.dtype is one.dtype and x.shape == one.shape:
+            one.copy(x)
+        else:
+            self._put(x)
+        one.calls[self._now]()
+        self._now = 1 - self._now
+        self.position += 1
+        answer = one.answer
+        return answer.copy() if answer is not None else one.answers()
+
+    def _put(self, x: Any) -> None:
+        for name, array in by_name(self._graph.inputs, x).items():
+            view = self._one.given[name]
             if array.shape != view.shape:
                 if array.ndim == view.ndim and array.shape[1:] == view.shape[1:]:
                     self._graph.check_batch(array.shape[0])
@@ -78,25 +79,60 @@ class Stepper:
                     f"{name}: expected the shape {view.shape} for one step of this stream, got {array.shape}; "
                     "a chunk goes to feed, another batch size to a stream of its own"
                 )
-            view[...] = self._ports[name].checked(array, 1)
-        self._call()
-        if self._single is not None:
-            return self._single.copy()
-        return {name: view.copy() for name, view in self._found.items()}
+            view[...] = self._graph.inputs[name].checked(array, 1)
 
-    def answer(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Answer a chunk of one step, checked before: `(B, 1, ...)`, and `(B, ...)` of inputs without time."""
-        for name, view in self._given.items():
-            view[...] = arrays[name][:, 0] if self._ports[name].layout.has_time else arrays[name]
-        self._call()
-        return {name: view.copy() for name, view in self._found.items()}
+    def feed(self, chunk: Any) -> Any:
+        """Answer a chunk for which a call is prepared, of the type and shape that it takes; None for any other."""
+        many = self._many
+        if many is None or type(chunk) is not np.ndarray or chunk.dtype is not many.dtype or chunk.shape != many.shape:
+            return None
+        many.copy(chunk)
+        many.calls[self._now]()
+        self._now = 1 - self._now
+        self.position += self._steps
+        answer = many.answer
+        return answer.copy() if answer is not None else many.answers()
+
+    def prepare(self, steps: int) -> None:
+        """Prepare a call for chunks of so many steps, where that was not done."""
+        if steps != self._steps:
+            self._many, self._steps = Prepared(self._graph, self._session, self._sets, self.batch, steps), steps
+
+    def run(self, chunk: Chunk) -> Answers:
+        """Answer a checked chunk of as many steps as were prepared."""
+        assert self._many is not None
+        return self._answered(self._many, chunk.arrays, chunk.steps)
+
+    def answer(self, chunk: Chunk) -> Answers:
+        """Answer a checked chunk of one step: `(B, ...)`."""
+        return self._answered(self._one, self._graph.step_of(chunk, 0), 1)
+
+    def seconds(self) -> float:
+        """What a call takes, of a stepper that nobody uses."""
+        taken = []
+        for _ in range(_TRIALS):
+            started = time.perf_counter()
+            self._one.calls[0]()
+            taken.append(time.perf_counter() - started)
+        return min(taken)
+
+    def undo(self) -> None:
+        """Take the last step back: the state of before is still there."""
+        self._now = 1 - self._now
+        self.position -= 1
 
     def answers(self, chunk: Chunk) -> Answers:
-        """Answer a chunk of several steps, checked before, of a graph of one step."""
-        steps = [self.answer(self._graph.cut(chunk, step, step + 1).arrays) for step in range(chunk.steps)]
-        return {name: np.stack([step[name] for step in steps], axis=1) for name in self._found}
+        """Answer a checked chunk of several steps, of a graph of one step."""
+        steps = [self.answer(self._graph.cut(chunk, step, step + 1)) for step in range(chunk.steps)]
+        return {name: np.stack([step[name] for step in steps], axis=1) for name in self._one.found}
 
-    def _call(self) -> None:
-        self._calls[self._now]()
+    def _answered(self, prepared: Prepared, arrays: Mapping[str, NDArray[Any]], steps: int) -> Answers:
+        prepared.put(arrays)
+        prepared.calls[self._now]()
         self._now = 1 - self._now
-        self.position += 1
+        self.position += steps
+        return prepared.answers()
+
+
+def _buffers(graph: Graph, session: Session, batch: int) -> dict[str, Buffer]:
+    return {name: session.buffer(np.zeros(spec.sized(batch), spec.dtype)) for name, spec in graph.states.items()}

@@ -3,20 +3,22 @@
 import time
 from collections.abc import AsyncIterator, Sequence
 from threading import Lock
-from typing import Any, Unpack, final
+from typing import TYPE_CHECKING, Any, Unpack, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rnnx_runtime._engine import Engine
 from rnnx_runtime._errors import InputError, StateError
-from rnnx_runtime._generation import GenerateOptions, Generation, OnToken, Writing, check_unmoved, start_writing
 from rnnx_runtime._graph import Answers
 from rnnx_runtime._inputs import Chunk
-from rnnx_runtime._score import Hypothesis, beam_search
 from rnnx_runtime._state import State, check_finite
 from rnnx_runtime._stats import Stats
 from rnnx_runtime._stepper import Stepper
+
+if TYPE_CHECKING:  # imported where a text is written
+    from rnnx_runtime._generation import GenerateOptions, Generation, OnToken, Writing
+    from rnnx_runtime._score import Hypothesis
 
 
 @final
@@ -37,6 +39,7 @@ class Stream:
         self._resting = initial  # the state, while no stepper has it
         self._live: Stepper | None = None  # has the state
         self._spare: Stepper | None = None  # made by the first step: a stream that is only fed needs none
+        self._fed = 0  # the steps of the chunk before: for those that come again, a call is prepared
         self._stats: Stats | None = None
 
     @property
@@ -97,7 +100,17 @@ class Stream:
             InputError: `chunk` breaks the contract, or has another batch size than the stream; the state is as before.
         """
         with _Turn(self):
-            answers, state = self._engine.run(self._checked(self._graph.check_chunk(chunk)), self._now())
+            if self._live is not None and self._epoch == self._engine.epoch:
+                answer = self._live.feed(chunk)
+                if answer is not None:
+                    return answer
+            checked = self._checked(self._graph.check_chunk(chunk))
+            again, self._fed = checked.steps == self._fed, checked.steps
+            if again and self._engine.prepares(checked):
+                stepper = self._wake()
+                stepper.prepare(checked.steps)
+                return self._graph.single(stepper.run(checked))
+            answers, state = self._engine.run(checked, self._now())
             self._rest(state)
             return self._graph.single(answers)
 
@@ -124,8 +137,8 @@ class Stream:
         repetition_penalty: float = 1.0,
         seed: int | None = None,
         stop: str | Sequence[str] = (),
-        on_token: OnToken | None = None,
-    ) -> Generation:
+        on_token: "OnToken | None" = None,
+    ) -> "Generation":
         """Go on writing: pieces of text, as they come. The stream reads what it writes.
 
         Args:
@@ -160,7 +173,7 @@ class Stream:
         writing.begin(tokens, self._graph.last_logits(answer)[0])
         return self._generation(writing)
 
-    def agenerate(self, prompt: str, max_new_tokens: int = 256, **options: Unpack[GenerateOptions]) -> AsyncIterator[str]:
+    def agenerate(self, prompt: str, max_new_tokens: int = 256, **options: "Unpack[GenerateOptions]") -> AsyncIterator[str]:
         """`generate` with another thread for the model, so that the event loop stays free: `async for piece in ...`.
 
         Where it is cancelled, the stream has read what was handed out, and what was held back.
@@ -173,7 +186,9 @@ class Stream:
         """
         return self._apieces(*self._begun(prompt, max_new_tokens, **options))
 
-    async def _apieces(self, writing: Writing, tokens: NDArray[np.int64]) -> AsyncIterator[str]:
+    async def _apieces(self, writing: "Writing", tokens: NDArray[np.int64]) -> AsyncIterator[str]:
+        from rnnx_runtime._generation import check_unmoved
+
         with _Turn(self):
             answers = await self._aside(self._graph.symbols(tokens))
         writing.begin(tokens, self._graph.last_logits(answers)[0])
@@ -188,12 +203,14 @@ class Stream:
                 yield piece
 
     def _begun(
-        self, prompt: str, max_new_tokens: int, **options: Unpack[GenerateOptions]
-    ) -> tuple[Writing, NDArray[np.int64]]:
+        self, prompt: str, max_new_tokens: int, **options: "Unpack[GenerateOptions]"
+    ) -> "tuple[Writing, NDArray[np.int64]]":
+        from rnnx_runtime._generation import start_writing
+
         self._check_single()
         return start_writing(self._graph, prompt, max_new_tokens, options)
 
-    def resume(self, checkpoint: bytes, *, on_token: OnToken | None = None) -> Generation:
+    def resume(self, checkpoint: bytes, *, on_token: "OnToken | None" = None) -> "Generation":
         """Go on with a generation that `Generation.to_bytes` was called on, to the same text; `text` has what there was.
 
         Raises:
@@ -201,6 +218,8 @@ class Stream:
             InputError: the artifact does not answer in text, or the batch is not 1.
         """
         self._check_single()
+        from rnnx_runtime._generation import Writing
+
         writing, state = Writing.from_bytes(self._graph, checkpoint, on_token)
         self.restore(state)
         return self._generation(writing)
@@ -213,7 +232,7 @@ class Stream:
         num_beams: int = 4,
         length_penalty: float = 1.0,
         stop: str | Sequence[str] = (),
-    ) -> list[Hypothesis]:
+    ) -> "list[Hypothesis]":
         """The likeliest ways to go on, the best first; the stream stays where it is.
 
         Args:
@@ -225,6 +244,8 @@ class Stream:
             InputError: as `generate`.
         """
         self._check_single()
+        from rnnx_runtime._score import beam_search
+
         return beam_search(self._engine, self.state, prompt, max_new_tokens, num_beams, length_penalty, stop)
 
     def reset(self) -> None:
@@ -268,14 +289,17 @@ class Stream:
         self._stats = stats
         return stats
 
-    def _generation(self, writing: Writing) -> Generation:
-        rows = self._graph.text_codec().rows
+    def _generation(self, writing: "Writing") -> "Generation":
+        from rnnx_runtime._generation import Generation, check_unmoved
 
-        def read(token: int) -> NDArray[Any]:
-            answer: NDArray[Any] = self._graph.logits(self.step(rows(np.array([token]))))[0]
-            return answer
+        graph = self._graph
 
-        return Generation(writing, read, lambda: self.state, lambda: self.position)
+        def read(token: int, position: int) -> NDArray[Any]:
+            check_unmoved(position, self.position)
+            scores: NDArray[Any] = graph.logits(self.step(graph.symbol(token)))[0]
+            return scores
+
+        return Generation(writing, read, lambda: self.state, self.position)
 
     async def _aside(self, chunk: Chunk) -> Answers:
         """Run a chunk in another thread, for a caller that has the turn. What is cancelled changes nothing: it is a pure

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rnnx_runtime._artifact import open_artifact
 from rnnx_runtime._errors import RnnxError
 from rnnx_runtime._files import Source
-from rnnx_runtime._golden import TOLERANCE, golden_difference, golden_seconds
+from rnnx_runtime._golden import golden_difference, golden_seconds, tolerance_of
 from rnnx_runtime._graph import Graph
 from rnnx_runtime._providers import PROVIDERS, find_provider
 from rnnx_runtime._session import Options, Session
@@ -40,20 +40,24 @@ class Trial:
     session: Session | None = None
 
 
-def try_providers(data: bytes, graph: Graph, threads: int) -> list[Trial]:
-    """A trial of every provider that this package knows, with the CPU for nodes that it does not take."""
-    return [_try(name, data, graph, threads) for name in PROVIDERS]
+def try_providers(data: bytes, graph: Graph, threads: int, *, half: bool) -> list[Trial]:
+    """A trial of every provider that this package knows, with the CPU for nodes that it does not take.
+
+    Args:
+        half: whether the graph has float16 in it.
+    """
+    return [_try(name, data, graph, threads, half=half) for name in PROVIDERS]
 
 
-def _try(name: str, data: bytes, graph: Graph, threads: int) -> Trial:
+def _try(name: str, data: bytes, graph: Graph, threads: int, *, half: bool) -> Trial:
     found = find_provider(name)
     if not found.here:
         return Trial(ProviderReport(name, False, found.because))
-    options = Options({name: {}, "cpu": {}}, strict=True, threads=threads)
+    options = Options({name: {}, "cpu": {}}, strict=True, threads=threads, half=half)
     try:
         session = Session(data, options)
         difference = golden_difference(graph, session)
-        if difference > TOLERANCE:
+        if difference > tolerance_of(graph.manifest, reduced=False):
             return Trial(ProviderReport(name, True, f"wrong: off by {difference:.1e}", None, difference))
         seconds = golden_seconds(graph, session)
     except RnnxError as error:
@@ -81,4 +85,4 @@ def list_providers(artifact: Source | None = None, *, trust: bool = False) -> li
         found = [find_provider(name) for name in PROVIDERS]
         return [ProviderReport(one.provider.name, one.here, one.because) for one in found]
     opened = open_artifact(artifact, trust=trust)
-    return [trial.report for trial in try_providers(opened.data, Graph(opened.manifest, opened.digest), threads=1)]
+    return [trial.report for trial in try_providers(opened.data, Graph(opened.manifest, opened.digest), 1, half=opened.half)]

@@ -3,6 +3,7 @@
 from rnnx_runtime._artifact import Artifact, open_artifact
 from rnnx_runtime._codec import CharCodec, Codec, OneHotCodec, ScalerCodec, TextCodec
 from rnnx_runtime._files import check_writable, read_regular, write_atomic
+from rnnx_runtime._layout import Layout
 from rnnx_runtime._manifest import (
     BATCH,
     FORMAT_VERSION,
@@ -16,10 +17,13 @@ from rnnx_runtime._manifest import (
     DType,
     GoldenTrace,
     Input,
+    LeftWeight,
     Manifest,
     Output,
     ParitySummary,
     Provenance,
+    Quantisation,
+    QuantisedWeight,
     Sampling,
     StateSpec,
     TrajectorySummary,
@@ -48,11 +52,15 @@ __all__ = [
     "GoldenTrace",
     "Graph",
     "Input",
+    "Layout",
+    "LeftWeight",
     "Manifest",
     "OneHotCodec",
     "Output",
     "ParitySummary",
     "Provenance",
+    "Quantisation",
+    "QuantisedWeight",
     "Sampling",
     "ScalerCodec",
     "StateSpec",

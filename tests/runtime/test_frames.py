@@ -9,6 +9,7 @@ from tests.runtime import frames
 from tests.runtime.frames import STYLES
 
 from rnnx_runtime import ArtifactError, InputError, State, StateError, load
+from rnnx_runtime._stepper import Stepper
 from rnnx_runtime.artifact import Array, Constant, open_artifact
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -165,10 +166,10 @@ def test_a_pool_answers_each_row_as_if_it_were_alone(models, name):
 def test_a_pool_steps_the_rows_of_a_graph_of_one_row_in_calls_of_their_own(models, monkeypatch):
     model, x = models["frozen"], STYLES["frozen"].sample(1, 1)[0, 0]
     pool = model.pool()
-    chunks, run = [], model._engine.run
-    monkeypatch.setattr(type(model._engine), "run", lambda self, chunk, state: chunks.append(chunk.batch) or run(chunk, state))
+    rows, answer = [], Stepper.answer
+    monkeypatch.setattr(Stepper, "answer", lambda self, chunk: rows.append(chunk.batch) or answer(self, chunk))
     pool.step({"ann": x, "bob": x, "eve": x})
-    assert chunks == [1, 1, 1]
+    assert rows == [1, 1, 1]
 
 
 def test_a_pool_of_a_graph_that_takes_several_rows_is_refused(models):

@@ -104,7 +104,7 @@ def test_a_token_of_no_likelihood_is_never_drawn():
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_logits_that_mean_nothing_are_an_error_of_the_model(logits, temperature):
     with pytest.raises(ExecutionError, match=r"^the model gave a logit of (nan|inf|-inf); no token can be drawn from it$"):
-        sampling(temperature=temperature).draw(np.array(logits, np.float32))
+        sampling(symbols=2, temperature=temperature).draw(np.array(logits, np.float32))
 
 
 def test_a_seed_draws_the_same_again():
@@ -115,6 +115,16 @@ def test_a_seed_draws_the_same_again():
     assert first == again
     assert first != other
     assert free != free_too
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.7}, {"top_k": 3}])
+@pytest.mark.parametrize("draws", [0, 1, 7, 1023, 1024, 1025, 2500])  # 1024 of 4 symbols are drawn at once
+def test_the_random_numbers_go_on_where_they_stood(draws, options):
+    sampler, other = sampling(seed=3, **options), sampling(seed=4, **options)
+    for _ in range(draws):
+        sampler.draw(LOGITS)
+    other.set_random_state(sampler.random_state())
+    assert [other.draw(LOGITS) for _ in range(50)] == [sampler.draw(LOGITS) for _ in range(50)]
 
 
 def test_the_logits_are_left_alone():

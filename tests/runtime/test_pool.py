@@ -7,6 +7,8 @@ from tests.runtime import handmade
 from tests.runtime.answers import named, sample
 
 from rnnx_runtime import ExecutionError, InputError, StateError, load
+from rnnx_runtime._graph import Graph
+from rnnx_runtime._stepper import Stepper
 
 RNN_CLOSE = {"rtol": 0, "atol": 1e-6}  # ONNX Runtime's RNN operator multiplies larger batches in another order
 
@@ -190,23 +192,52 @@ def test_a_call_that_fails_leaves_all_states(char_rnn, monkeypatch):
     pool = char_rnn.pool(max_batch=2)
     pool.step({key: key % 4 for key in range(5)})
     before = [pool.state(key) for key in range(5)]
-    call, calls = char_rnn._engine.graph.call, []
+    calls = []
 
-    def failing(session, chunk, state):
-        calls.append(chunk.batch)
-        if len(calls) == 2:
-            raise ExecutionError("no memory")
-        return call(session, chunk, state)
+    def failing_at_the_second(call):
+        def made(*arguments):
+            calls.append(arguments)
+            if len(calls) == 2:
+                raise ExecutionError("no memory")
+            return call(*arguments)
 
-    monkeypatch.setattr(type(char_rnn._engine.graph), "call", lambda self, *arguments: failing(*arguments))
-    with pytest.raises(ExecutionError):
-        pool.step(dict.fromkeys(range(5), 1))
+        return made
+
+    monkeypatch.setattr(Stepper, "answer", failing_at_the_second(Stepper.answer))
+    for keys in (range(5), range(4, -1, -1), range(3)):
+        calls.clear()
+        with pytest.raises(ExecutionError):
+            pool.step(dict.fromkeys(keys, 1))
+    monkeypatch.setattr(Graph, "call", failing_at_the_second(Graph.call))
     calls.clear()
     with pytest.raises(ExecutionError):
         pool.feed({key: [1] * (key + 1) for key in range(5)})
     monkeypatch.undo()
     assert [pool.state(key) for key in range(5)] == before
     assert [pool.state(key).position for key in range(5)] == [1] * 5
+
+
+def test_streams_are_answered_in_any_order(model):
+    xs = sample(model, 7, 4)
+    pool, alone = model.pool(max_batch=4), [model.stream() for _ in range(7)]
+    for t, keys in enumerate(([0, 1, 2, 3, 4, 5], [3, 1, 5, 0, 2, 4], [4, 2], [5, 4, 3, 2, 1, 0, 6])):
+        found = pool.step({key: xs[key, t] for key in keys})
+        assert list(found) == keys
+        for key in keys:
+            same(model, found[key], row(model, alone[key].step(xs[key : key + 1, t])))
+    for key, stream in enumerate(alone):
+        same_state(model, pool.state(key), stream.state)
+
+
+@pytest.mark.parametrize("rows", [64, 65, 300])
+def test_how_many_go_into_a_call_is_measured_where_there_are_many(char_rnn, rows):
+    pool, other = char_rnn.pool(), char_rnn.pool(max_batch=1)
+    xs = {key: key % 4 for key in range(rows)}
+    assert char_rnn._engine.best_batch(rows) in (64, 128, 256, 512)[: 1 + (rows > 64) + 2 * (rows > 128)]
+    for _ in range(2):
+        found, wanted = pool.step(xs), other.step(xs)
+        for key in xs:
+            np.testing.assert_allclose(found[key], wanted[key], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("options", [{"seed": 4}, {"seed": 4, "temperature": 0.7, "top_k": 3, "repetition_penalty": 1.3}])
@@ -275,10 +306,10 @@ def test_a_failed_call_adds_no_stream(char_rnn, monkeypatch):
     pool.step({"a": 1})
     before = pool.state("a")
 
-    def failing(self):
+    def failing(*_):
         raise ExecutionError("no memory")
 
-    monkeypatch.setattr("rnnx_runtime._stepper.Stepper._call", failing)
+    monkeypatch.setattr("rnnx_runtime._stepper.Stepper._answered", failing)
     with pytest.raises(ExecutionError):
         pool.step({"a": 1, "new": 2})
     monkeypatch.undo()

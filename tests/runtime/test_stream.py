@@ -39,6 +39,32 @@ def test_chunks_are_bit_for_bit_the_pure_runs(model, batch):
 
 
 @pytest.mark.parametrize("batch", [1, 3])
+def test_chunks_that_come_again_are_bit_for_bit_the_pure_runs(model, batch):
+    """From the second of a length on, a call is prepared for them; steps, lists, other lengths and refusals come between."""
+    stream, state = model.stream(batch), model.initial_state(batch)
+    kept = []
+    for seed, steps in enumerate((4, 4, 4, 4, 1, 1, 1, 2, 4, 4, 4)):
+        chunk = sample(model, batch, steps, seed)
+        answer, state = model.run(chunk, state)
+        found = stream.feed(chunk if seed % 3 else chunk.tolist())
+        assert_same_bits(named(model, found), named(model, answer))
+        kept.append((found, copy.deepcopy(found)))
+        wrong = chunk.copy()
+        wrong.flat[-1] = 99 if wrong.dtype == np.int64 else np.nan
+        for refused in (wrong, np.concatenate([chunk, chunk])):
+            with pytest.raises(InputError):
+                stream.feed(refused)
+        assert (stream.state, stream.position) == (state, state.position)
+        if seed % 2:
+            answer, state = model.step(chunk[:, 0], state)
+            assert_same_bits(named(model, stream.step(chunk[:, 0])), named(model, answer))
+    for found, then in kept:
+        assert_same_bits(named(model, found), named(model, then))
+    stream.reset()
+    assert_same_bits(named(model, stream.feed(chunk)), named(model, model.run(chunk)[0]))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("plan", [[1, 0, 0, 4, 0, 2], [0, 3, 3, 0], [5, 1, 0, 0, 0, 1], [0, 0, 1, 1, 6]])
 def test_steps_and_chunks_may_be_mixed(model, batch, plan):
     steps = sum(size or 1 for size in plan)

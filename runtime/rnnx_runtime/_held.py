@@ -1,0 +1,94 @@
+"""Streams of a pool whose states lie ready in steppers: those that were stepped last, likely to be stepped again."""
+
+from collections.abc import Hashable, Sequence
+from typing import Any, Final, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rnnx_runtime._engine import Engine
+from rnnx_runtime._graph import Answers
+from rnnx_runtime._inputs import Chunk
+from rnnx_runtime._rows import Rows
+from rnnx_runtime._stepper import Stepper
+
+_SIZES: Final = 64  # steppers that are kept, each for another number of rows
+
+
+@final
+class Held:
+    """One set of streams, in as many calls as their number needs.
+
+    Attributes:
+        steps: how many each of them was stepped since it is held.
+    """
+
+    def __init__(self, engine: Engine, rows: Rows) -> None:
+        self._engine = engine
+        self._rows = rows
+        self._epoch = engine.epoch
+        self._kept: dict[tuple[int, int], Stepper] = {}  # by the place of the call and its number of rows
+        self._keys: list[Hashable] = []
+        self._places: dict[Hashable, int] = {}
+        self._parts: list[tuple[int, Stepper]] = []  # from which place on
+        self.steps = 0
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._places
+
+    def holds(self, keys: Sequence[Hashable]) -> bool:
+        """Whether it is these streams, in any order, and their states can be stepped."""
+        if self._epoch != self._engine.epoch:
+            return False
+        return keys == self._keys or (len(keys) == len(self._keys) and all(key in self._places for key in keys))
+
+    def take(self, keys: Sequence[Hashable], most: int) -> None:
+        """Hold these streams, `most` to a call; where it has held others, put them in their rows first."""
+        self.settle()
+        if self._epoch != self._engine.epoch or len(self._kept) > _SIZES:
+            self._kept.clear()
+            self._epoch = self._engine.epoch
+        calls = -(-len(keys) // most)
+        size = -(-len(keys) // calls)
+        for call, first in enumerate(range(0, len(keys), size)):
+            part = keys[first : first + size]
+            place = call, len(part)
+            if place not in self._kept:
+                self._kept[place] = self._engine.stepper(len(part))
+            self._kept[place].load(self._rows.gather(part))
+            self._parts.append((first, self._kept[place]))
+        self._keys, self._places = list(keys), {key: place for place, key in enumerate(keys)}
+
+    def step(self, keys: Sequence[Hashable], chunk: Chunk) -> Answers:
+        """Answer a checked chunk of one step with a row for each of `keys`, which it holds. Where a call fails, all states are as before."""
+        order = None if keys == self._keys else np.array([self._places[key] for key in keys])
+        arrays = chunk.arrays if order is None else {name: _sorted(array, order) for name, array in chunk.arrays.items()}
+        answers: list[Answers] = []
+        try:
+            for first, stepper in self._parts:
+                rows = {name: array[first : first + stepper.batch] for name, array in arrays.items()}
+                answers.append(stepper.answer(Chunk(rows, stepper.batch, 1)))
+        except BaseException:
+            for _, stepper in self._parts[: len(answers)]:
+                stepper.undo()
+            raise
+        self.steps += 1
+        found = (
+            answers[0] if len(answers) == 1 else {name: np.concatenate([one[name] for one in answers]) for name in answers[0]}
+        )
+        return found if order is None else {name: array[order] for name, array in found.items()}
+
+    def settle(self) -> None:
+        """Put the states in their rows, and hold none."""
+        for first, stepper in self._parts:
+            self._rows.scatter(self._keys[first : first + stepper.batch], stepper.state())
+        if self.steps:
+            self._rows.advance(self._keys, self.steps)
+        self._keys, self._places, self._parts, self.steps = [], {}, [], 0
+
+
+def _sorted(array: NDArray[Any], order: NDArray[np.int64]) -> NDArray[Any]:
+    """The rows, each at its place."""
+    found = np.empty_like(array)
+    found[order] = array
+    return found
