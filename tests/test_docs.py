@@ -9,7 +9,7 @@ from tests.runtime import frames
 from tests.runtime.test_trust import GELU, gelu
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/runtime.md", "docs/shapes.md"]
+PAGES = ["README.md", "docs/bench.md", "docs/quantize.md", "docs/runtime.md", "docs/shapes.md"]
 ARTIFACTS = {
     "model.onnx": "char_rnn.onnx",
     "sensor.onnx": "lstm.onnx",

@@ -12,14 +12,16 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
-from rnnx._errors import AdoptError, ExportError, LiftError, ParityError
+from rnnx._errors import AdoptError, ExportError, LiftError, ParityError, QuantizeError
 
 if TYPE_CHECKING:
     from rnnx._adopt import Adopted, adopt
+    from rnnx._bench import Bench, bench
     from rnnx._diff import Difference, diff
     from rnnx._export import export
     from rnnx._exported import Exported
     from rnnx._lint import LintReport, lint
+    from rnnx._quantize import Quantized, quantize
     from rnnx._verify import Verification, verify
 
 __version__ = version("rnnx")
@@ -27,30 +29,39 @@ __version__ = version("rnnx")
 __all__ = [
     "AdoptError",
     "Adopted",
+    "Bench",
     "Difference",
     "ExportError",
     "Exported",
     "LiftError",
     "LintReport",
     "ParityError",
+    "QuantizeError",
+    "Quantized",
     "Verification",
     "adopt",
+    "bench",
     "diff",
     "export",
     "lint",
+    "quantize",
     "verify",
 ]
 
 _MODULES: Final = {
     "Adopted": "_adopt",
+    "Bench": "_bench",
     "Difference": "_diff",
     "Exported": "_exported",
     "LintReport": "_lint",
+    "Quantized": "_quantize",
     "Verification": "_verify",
     "adopt": "_adopt",
+    "bench": "_bench",
     "diff": "_diff",
     "export": "_export",
     "lint": "_lint",
+    "quantize": "_quantize",
     "verify": "_verify",
 }
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from rnnx_runtime.artifact import CharCodec, Codec, Computed, Constant, Dimension, Manifest, ScalerCodec, Zeros
+from rnnx_runtime.artifact import CharCodec, Codec, Computed, Constant, Dimension, Manifest, Quantisation, ScalerCodec, Zeros
 
 
 class Description:
@@ -43,6 +43,7 @@ class Description:
                 + ", ".join(f"{count} {name}" if count > 1 else name for name, count in self._operators.items())
             ],
             "parity": _parity(manifest),
+            "quantised": _quantised(manifest),
             "made by": [", ".join(f"{name} {version}" for name, version in manifest.provenance.versions.items())],
             "weights": [f"{manifest.provenance.module}, sha256 {manifest.provenance.weights_sha256}"],
             "file": [f"{self._size:,} bytes, sha256 {self._digest}"],
@@ -119,7 +120,10 @@ def _numbers(numbers: tuple[float, ...]) -> str:
 
 
 def _parity(manifest: Manifest) -> list[str]:
-    parity = manifest.parity
+    parity, quantisation = manifest.parity, manifest.quantisation
+    if quantisation is not None:
+        proven = "which was proven" if quantisation.source_proven else "which was not proven"
+        return [f"none of its own: made of the artifact with sha256 {quantisation.source_sha256[:12]}, {proven}"]
     if parity is None:
         return ["no module was compared, only the file" if manifest.lowering == "adopted" else "not proven"]
     found = (
@@ -137,3 +141,28 @@ def _parity(manifest: Manifest) -> list[str]:
             + ("no divergence" if run.horizon is None else f"another run from step {run.horizon} on")
         )
     return lines
+
+
+def _quantised(manifest: Manifest) -> list[str]:
+    done = manifest.quantisation
+    if done is None:
+        return []
+    before, after = sum(one.bytes_before for one in done.weights), sum(one.bytes_after for one in done.weights)
+    blocks = "" if done.block is None else f" in blocks of {done.block}"
+    lines = [
+        f"{manifest.precision}{blocks}: {len(done.weights)} weights, {before:,} → {after:,} bytes; {len(done.left)} left as they were"
+    ]
+    lines.append(f"{loss_in_words(done)}, on {done.data}")
+    agreement = "" if done.agreement is None else f"; the same most likely symbol at {done.agreement:.2%} of the steps"
+    lines.append(
+        f"one step off by {done.one_step:.1e} at most; after {done.drift_steps} steps {done.drift:.2%} of the spread of the outputs"
+        f"{agreement}"
+    )
+    return lines
+
+
+def loss_in_words(done: Quantisation) -> str:
+    """The loss before and after a quantisation."""
+    if done.unit == "RMSE over spread":
+        return f"{done.loss_after:.2%} of the spread of the outputs off the float artifact's (root mean square); {done.limit:.0%} is the limit"
+    return f"{done.loss_before:.4f} → {done.loss_after:.4f} {done.unit}, {done.rise:+.2%}; {done.limit:+.0%} is the limit"

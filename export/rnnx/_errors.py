@@ -2,6 +2,7 @@
 
 RnnxError (rnnx_runtime)
 ├── AdoptError        ValueError     somebody else's file cannot be adopted
+├── QuantizeError     ValueError     an artifact cannot be quantised, or becomes too much worse by it
 └── ExportError       RuntimeError   the module cannot be exported
 ├── LiftError                    its state or its axes cannot be made explicit
 │   └── NothingFoundError        one reading of it sees no state
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 class AdoptError(RnnxError, ValueError):
     """Somebody else's file cannot be adopted."""
+
+
+class QuantizeError(RnnxError, ValueError):
+    """An artifact cannot be quantised, or becomes worse by it than is allowed."""
 
 
 class ExportError(RnnxError, RuntimeError):

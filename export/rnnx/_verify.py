@@ -121,7 +121,8 @@ def verify(
     opened = open_artifact(source, trust=trust)
     with load(opened.data, providers=providers, trust=trust) as model:
         tested = model.selftest()
-        precision: Precision | None = "reduced" if tested.tolerance > _FULL_PRECISION else None
+        fewer = tested.tolerance > _FULL_PRECISION and not opened.manifest.reduced
+        precision: Precision | None = "reduced" if fewer else None
         if module is None:
             report, lift = prove_alone(model, opened.data, precision), None
         else:
@@ -133,7 +134,7 @@ def verify(
             check_proof(proof)
             with quiet(), one_thread():
                 lift = find_lift(getattr(module, "_orig_mod", module), example, states, axes)
-                _check_contract(lift, opened.manifest)
+                check_contract(lift, opened.manifest)
                 report = prove(lift, model, opened.data, proof, progress, precision)
                 if torchscript is not None:
                     report = report.also(_prove_torchscript(lift, torchscript, opened.manifest, proof))
@@ -148,7 +149,7 @@ def verify(
     )
 
 
-def _check_contract(lift: "Lift", manifest: Manifest) -> None:
+def check_contract(lift: "Lift", manifest: Manifest) -> None:
     """Refuse a module whose inputs, outputs or states are others than the artifact's: values can't be compared then."""
     given = {what: {s.name: (str(s.example.dtype), s.shape) for s in specs} for what, specs in _inputs_of(lift).items()}
     sides = (
@@ -185,4 +186,4 @@ def _prove_torchscript(lift: "Lift", path: str | os.PathLike[str], manifest: Man
     from rnnx._parity.proof import prove_torchscript
     from rnnx._torchscript import read
 
-    return prove_torchscript(lift, read(path, manifest), manifest.precision, proof)
+    return prove_torchscript(lift, read(path, manifest), "float64" if manifest.precision == "float64" else "float32", proof)

@@ -12,12 +12,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 _SPELL_SECONDS: Final = 0.01  # of one contender, before the next has its turn
+_SHORTEST_SPELL: Final = 0.001  # where there are many contenders and little time
 _WARM_CALLS: Final = 3  # not counted, at the beginning of each spell: the caches hold another contender's data
-_LEAST_CALLS: Final = 3  # counted, in each spell
 _LEAST_ROUNDS: Final = 5
+_TRIED: Final = 8  # cores
+_TRIAL_SECONDS: Final = 0.03  # of each: several of the system's slices
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,18 @@ class Timing:
 
     def percentile(self, part: float) -> float:
         """Seconds for one unit that this part of the calls stayed under."""
-        ordered = sorted(call for spell in self.seconds for call in spell)
+        ordered = self._ordered
         return ordered[min(len(ordered) - 1, int(part * len(ordered)))] / self.units
+
+    @cached_property
+    def _ordered(self) -> list[float]:
+        return sorted(call for spell in self.seconds for call in spell)
+
+    @property
+    def spread(self) -> float:
+        """How far apart the middle half of the rounds is, in multiples of the median: what the machine does besides."""
+        rounds = sorted(statistics.median(spell) for spell in self.seconds)
+        return (rounds[3 * len(rounds) // 4] - rounds[len(rounds) // 4]) / statistics.median(rounds)
 
     def over(self, other: "Timing") -> Ratio:
         """How many times the other's time for one unit it takes, round by round."""
@@ -66,7 +79,10 @@ class Timing:
 
 
 def measure(
-    contenders: Mapping[str, Callable[[], object]], seconds: float, units: Mapping[str, int] | None = None
+    contenders: Mapping[str, Callable[[], object]],
+    seconds: float,
+    units: Mapping[str, int] | None = None,
+    progress: Callable[[float], None] = lambda done: None,
 ) -> dict[str, Timing]:
     """Time the contenders by turns.
 
@@ -74,29 +90,36 @@ def measure(
         contenders: what is called, by name.
         seconds: how long all of it may take, more or less: at least 5 rounds are made.
         units: what one call answers, where that is not one.
+        progress: called between two rounds, with the share of the time that is over.
     """
+    spell = max(_SHORTEST_SPELL, min(_SPELL_SECONDS, seconds / (_LEAST_ROUNDS * len(contenders))))
     found: dict[str, list[tuple[float, ...]]] = {name: [] for name in contenders}
     order = list(contenders)
     shuffled = random.Random(0)  # noqa: S311
     with _undisturbed():
         for call in contenders.values():
             call()
-        end = time.perf_counter() + seconds
-        while len(found[order[0]]) < _LEAST_ROUNDS or time.perf_counter() < end:
+        begin = time.perf_counter()
+        while len(found[order[0]]) < _LEAST_ROUNDS or time.perf_counter() < begin + seconds:
             shuffled.shuffle(order)
             for name in order:
-                found[name].append(_spell(contenders[name]))
+                found[name].append(_spell(contenders[name], spell))
+            progress(min(1.0, (time.perf_counter() - begin) / seconds))
     return {name: Timing(tuple(spells), (units or {}).get(name, 1)) for name, spells in found.items()}
 
 
-def _spell(call: Callable[[], object]) -> tuple[float, ...]:
+def _spell(call: Callable[[], object], seconds: float) -> tuple[float, ...]:
+    """What the calls of one contender took, at least one; those of large models are longer than a spell."""
     clock = time.perf_counter
+    end = clock() + seconds
     for _ in range(_WARM_CALLS):
         call()
-    durations = []
-    end = clock() + _SPELL_SECONDS
+        if clock() >= end:
+            break
+    durations: list[float] = []
     now = clock()
-    while len(durations) < _LEAST_CALLS or now < end:
+    end = now + seconds
+    while not durations or now < end:
         before = now
         call()
         now = clock()
@@ -119,14 +142,37 @@ def _undisturbed() -> Iterator[None]:
 
 @contextmanager
 def on_one_core() -> Iterator[int | None]:
-    """Keep the thread, and those it starts, on one core, where the system can do so; the core's number."""
+    """Keep the thread, and those it starts, on one core, where the system can: on that which others use least; its number."""
     if not hasattr(os, "sched_setaffinity"):
         yield None
         return
     before = os.sched_getaffinity(0)
-    core = max(before)  # the first one has the interrupts
-    os.sched_setaffinity(0, {core})
     try:
+        tried = sorted(before)[-_TRIED:]  # the first one has the interrupts
+        core = max(tried, key=lambda one: (_share_of(one), one)) if len(tried) > 1 else tried[0]
+        os.sched_setaffinity(0, {core})
         yield core
     finally:
         os.sched_setaffinity(0, before)
+
+
+def _share_of(core: int) -> float:
+    """Which share of a core's time this thread gets, in hundredths: the rest is taken by other programs."""
+    os.sched_setaffinity(0, {core})
+    with taken_by_others() as taken:
+        end = time.perf_counter() + _TRIAL_SECONDS
+        while time.perf_counter() < end:
+            pass
+    return round(1 - taken(), 2)
+
+
+@contextmanager
+def taken_by_others() -> Iterator[Callable[[], float]]:
+    """A function that says, behind the block, which share of its time this process did not compute, in one thread or more.
+
+    On one core, in a block that never waits, that is what other programs took of it.
+    """
+    began, used, found = time.perf_counter(), time.process_time(), [0.0]
+    yield lambda: found[0]
+    wall = time.perf_counter() - began
+    found[0] = max(0.0, 1 - (time.process_time() - used) / wall)

@@ -11,10 +11,12 @@ import click
 
 from rnnx import __version__, missing_package
 from rnnx._cli.adopt import adopt
+from rnnx._cli.bench import bench
 from rnnx._cli.diff import diff
 from rnnx._cli.export import export
 from rnnx._cli.lint import lint
 from rnnx._cli.providers import providers
+from rnnx._cli.quantize import quantize
 from rnnx._cli.run import generate, infer
 from rnnx._cli.selftest import selftest
 from rnnx._cli.train import train
@@ -70,12 +72,14 @@ main.add_command(train)
 
 
 main.add_command(adopt)
+main.add_command(bench)
 main.add_command(export)
 main.add_command(diff)
 main.add_command(infer)
 main.add_command(generate)
 main.add_command(lint)
 main.add_command(providers)
+main.add_command(quantize)
 main.add_command(selftest)
 main.add_command(verify)
 

@@ -1,4 +1,4 @@
-"""How far a training or a proof is: a bar on a terminal, plain lines in a pipe. Always on standard error."""
+"""How far a training, a proof or a benchmark is: a bar on a terminal, plain lines in a pipe. Always on standard error."""
 
 import sys
 import time
@@ -47,10 +47,23 @@ def training_progress(recipe: "Recipe[Any]") -> Iterator[Callable[["TrainingProg
 @contextmanager
 def proof_progress() -> Iterator[Callable[[str, float], None]]:
     """A function to call with the check at work, and the share of all that is done."""
+    with _shares("proof", "looking for state") as tell:
+        yield tell
+
+
+@contextmanager
+def bench_progress() -> Iterator[Callable[[str, float], None]]:
+    """A function to call with what is measured, and the share of all that is done. The bar is drawn in these calls only."""
+    with _shares("bench", "loading", by_itself=False) as tell:
+        yield tell
+
+
+@contextmanager
+def _shares(what: str, first: str, *, by_itself: bool = True) -> Iterator[Callable[[str, float], None]]:
     stream = sys.stderr  # of now: while a module is exported, what is printed there is held back
     console = Console(file=stream)
     if not console.is_terminal:
-        yield _line_now_and_then(stream)
+        yield _line_now_and_then(what, stream)
         return
     columns = (
         TextColumn("{task.description}", table_column=Column(width=18)),
@@ -58,18 +71,18 @@ def proof_progress() -> Iterator[Callable[[str, float], None]]:
         TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
         TextColumn("left"),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("looking for state", total=1.0)
-        yield lambda check, done: progress.update(task, completed=done, description=check)
+    with Progress(*columns, console=console, transient=True, auto_refresh=by_itself) as progress:
+        task = progress.add_task(first, total=1.0)
+        yield lambda description, done: progress.update(task, completed=done, description=description, refresh=not by_itself)
 
 
-def _line_now_and_then(stream: TextIO) -> Callable[[str, float], None]:
+def _line_now_and_then(what: str, stream: TextIO) -> Callable[[str, float], None]:
     last = time.monotonic()
 
-    def tell(check: str, done: float) -> None:
+    def tell(part: str, done: float) -> None:
         nonlocal last
         if time.monotonic() - last >= _SECONDS:
             last = time.monotonic()
-            click.echo(f"proof: {100 * done:.0f} %, {check}", file=stream)
+            click.echo(f"{what}: {100 * done:.0f} %, {part}", file=stream)
 
     return tell

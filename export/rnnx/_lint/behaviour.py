@@ -49,7 +49,7 @@ def rows_depend(model: LintedModel) -> Iterator[Found]:
     "warning",
     finds="operators that quantise what passes through them, all rows of the batch on one scale",
     consequence="A loud row takes precision from the others, so a stream's answers depend on its neighbours, and on how it is cut into chunks.",
-    remedy="Run one stream at a time, or quantise the weights only.",
+    remedy="Run one stream at a time, or round the weights only: `rnnx quantize`, which keeps rows apart.",
 )
 def coupled_rows(model: LintedModel) -> Iterator[Found]:
     for node in model.nodes:

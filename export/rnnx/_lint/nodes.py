@@ -8,6 +8,7 @@ import onnx
 
 GATES: Final = {"RNN": 1, "LSTM": 4, "GRU": 3}
 LSTM_INT8: Final = "com.microsoft::DynamicQuantizeLSTM"
+PACKED: Final = frozenset(["com.microsoft::MatMulNBits", "com.microsoft::GatherBlockQuantized"])
 LOOPS: Final = ("Loop", "Scan")
 
 

@@ -26,7 +26,7 @@ _FLOATS: Final = (1, 10, 11, 16)  # onnx.TensorProto.DataType: float32, float16,
     "warning",
     finds="a file that says that it is quantised, by its name or by what its quantiser wrote, and holds no quantised operator",
     consequence="It is as large, as slow and as exact as before.",
-    remedy="Export with `rnnx export`, whose weights a quantiser finds, and quantise that; ONNX Runtime quantises LSTM only, no GRU and no RNN.",
+    remedy="Export with `rnnx export`, or adopt the file it was made of, and `rnnx quantize` that; ONNX Runtime's own quantiser takes LSTM only, no GRU and no RNN.",
 )
 def quantised_nothing(model: LintedModel) -> Iterator[Found]:
     said = _says_so(model)
@@ -39,7 +39,7 @@ def quantised_nothing(model: LintedModel) -> Iterator[Found]:
     "warning",
     finds="a quantised file whose recurrent weights are floating point as before",
     consequence="The largest weights, and the time of a step, are as before; only what stands around them was quantised.",
-    remedy="ONNX Runtime quantises an LSTM whose weights are stored, as `rnnx export` writes it, and no GRU and no RNN.",
+    remedy="`rnnx quantize` takes LSTM, GRU and RNN; ONNX Runtime's own quantiser an LSTM whose weights are stored, and no GRU and no RNN.",
 )
 def quantised_in_part(model: LintedModel) -> Iterator[Found]:
     if not _quantised(model):

@@ -11,7 +11,7 @@ from onnx.inliner import inline_local_functions
 
 from rnnx._lint.cut import cut
 from rnnx._lint.model import LintedModel
-from rnnx._lint.nodes import GATES
+from rnnx._lint.nodes import GATES, PACKED
 from rnnx._lint.plan import plan_trials
 from rnnx._lint.trials import run_apart, run_here
 from rnnx._lint.weights import weights_of
@@ -98,9 +98,13 @@ def _texts(message: Any) -> Iterator[str | bytes]:
 
 
 def _is_safe(data: bytes) -> bool:
-    """Whether the runtime's preflight lets a graph through: then it can be run in this process."""
+    """Whether the runtime's preflight lets a graph through: then it can be run in this process.
+
+    Of float16 ONNX Runtime survives some graphs only as the runtime loads them, and here they are loaded as anybody would.
+    """
     try:
-        return not inspect_graph(data).foreign
+        found = inspect_graph(data)
+        return not found.foreign and not found.half
     except ArtifactError:
         return False
 
@@ -131,7 +135,7 @@ def outside_operators(names: Iterable[str]) -> tuple[str, ...]:
     graph, model = onnx.GraphProto(), onnx.ModelProto(ir_version=10)
     for name in names:
         domain, _, operator = name.rpartition("::")
-        if name not in GATES:
+        if name not in GATES and name not in PACKED:  # these are in the list, and not without weights
             graph.node.add(op_type=operator, domain=domain)
     model.graph.CopyFrom(graph)
     for domain in {node.domain for node in graph.node} | {""}:

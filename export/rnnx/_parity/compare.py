@@ -25,9 +25,16 @@ def compare(
     for name, want in expected.items():
         apart = difference(found[name], want)
         largest[name] = float(apart.max(initial=0.0))
-        if not np.all(apart <= allowed(want, tolerance, largest_scale)):
+        if not within(apart, allowed(want, tolerance, largest_scale), tolerance):
             wrong.append(name)
     return largest, wrong
+
+
+def within(apart: NDArray[np.float64], bound: NDArray[np.float64], tolerance: Tolerance) -> bool:
+    """Whether differences are as small as their bounds: each, or where the tolerance is of all together, their mean square."""
+    if tolerance.together and bound.any():
+        return float(np.square(apart).mean()) <= float(np.square(bound).mean())
+    return bool(np.all(apart <= bound))
 
 
 def allowed(want: NDArray[Any], tolerance: Tolerance, largest_scale: float = 1.0) -> NDArray[np.float64]:

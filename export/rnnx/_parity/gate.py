@@ -29,7 +29,7 @@ from torch import Tensor
 
 from rnnx._axes import batch_first
 from rnnx._parity.cases import Case
-from rnnx._parity.compare import Arrays, allowed, allowed_in_one_step, compare, difference
+from rnnx._parity.compare import Arrays, allowed, allowed_in_one_step, compare, difference, within
 from rnnx._parity.eager import Eager, Expected, as_it_starts, by_hand, in_calls, in_one_call, outputs_only, same
 from rnnx._parity.rounding import Rounding
 from rnnx._parity.second_opinion import SecondOpinion, Unable
@@ -245,7 +245,8 @@ class Gate:
         wanted = expected[0], as_arrays(expected[1])
         judged = wanted[0] if check == "strict" else {}, wanted[1]
         bounds = tuple({n: allowed_in_one_step(want, self.tolerance) for n, want in side.items()} for side in judged)
-        if all((difference(found[i][n], judged[i][n]) <= b).all() for i in range(2) for n, b in bounds[i].items()):
+        apart = [(difference(found[i][n], judged[i][n]), b) for i in range(2) for n, b in bounds[i].items()]
+        if all(within(one, bound, self.tolerance) for one, bound in apart):
             return case
         explained = self._rounding.explains(found, wanted, eager, (bounds[0], bounds[1]))
         return replace(case, passed=case.passed and explained, explained=explained)

@@ -101,9 +101,7 @@ def _all_of(lift: Lift, check: Callable[[], Iterable[Case]]) -> list[Case]:
         raise LiftError(f"{lift.name} does not run at every size: {first_line(error)}") from error
 
 
-def prove_torchscript(
-    lift: Lift, script: Script, precision: Literal["float32", "float64"], proof: Proof = "full"
-) -> ParityReport:
+def prove_torchscript(lift: Lift, script: Script, precision: Precision, proof: Proof = "full") -> ParityReport:
     """Compare the traced module with the eager one."""
     subject = ScriptSubject(lift, script)
     gate = Gate(Twins(lift), DEPTHS[proof], precision, on_cpu=True)
