@@ -70,19 +70,37 @@ def stacked_steps(graph: Graph, xs: Any) -> tuple[list[Hashable], Chunk]:
     """
     items = by_key(xs)
     keys, values = list(xs), list(xs.values())
-    kinds = set(map(type, values))
-    together = graph.manifest.fixed_batch is None  # else they go into the graph one by one
-    if together and len(graph.inputs) == 1 and kinds <= _PLAIN and (np.ndarray not in kinds or _are_numbers(values)):
-        try:
-            return keys, graph.check_step(np.array(values))
-        except ValueError:  # InputError is one
-            pass
+    if graph.manifest.fixed_batch is None:  # else they go into the graph one by one
+        columns = _columns(graph, values)
+        if columns is not None and all(map(_stackable, columns.values())):
+            try:
+                stacked = {name: np.array(column) for name, column in columns.items()}
+                return keys, graph.check_step(stacked if len(stacked) > 1 else next(iter(stacked.values())))
+            except ValueError:  # InputError is one
+                pass
     chunks = [one_step(graph, key, x) for key, x in items]
     return keys, side_by_side(chunks) if chunks else Chunk({}, 0, 1)
 
 
-def _are_numbers(values: Sequence[Any]) -> bool:
-    return {value.dtype.kind for value in values if isinstance(value, np.ndarray)} <= {"f", "i", "u"}
+def _columns(graph: Graph, values: list[Any]) -> dict[str, list[Any]] | None:
+    """What the streams are given, by input; None where one lacks some."""
+    if len(graph.inputs) == 1:
+        return dict.fromkeys(graph.inputs, values)
+    if all(type(value) is dict and value.keys() == graph.inputs.keys() for value in values):
+        return {name: [value[name] for value in values] for name in graph.inputs}
+    return None
+
+
+def _stackable(values: list[Any]) -> bool:
+    """Whether numpy makes one array of them that is right, or fails."""
+    kinds = set(map(type, values))
+    if not kinds <= _PLAIN:
+        return False
+    return np.ndarray not in kinds or {value.dtype.kind for value in values if isinstance(value, np.ndarray)} <= {
+        "f",
+        "i",
+        "u",
+    }
 
 
 def by_key(xs: Any) -> list[tuple[Hashable, Any]]:
