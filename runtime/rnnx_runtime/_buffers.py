@@ -19,6 +19,10 @@ class Buffer(ABC):
         """The values, as the caller's own array."""
 
     @abstractmethod
+    def peek(self) -> NDArray[Any]:
+        """The values, to be read at once: it may be the memory itself."""
+
+    @abstractmethod
     def bind_input(self, binding: Any, name: str) -> None:
         """Let ONNX Runtime read it."""
 
@@ -39,6 +43,9 @@ class HostBuffer(Buffer):
 
     def read(self) -> NDArray[Any]:
         return self.array.copy()
+
+    def peek(self) -> NDArray[Any]:
+        return self.array
 
     def bind_input(self, binding: Any, name: str) -> None:
         binding.bind_input(name, "cpu", 0, self.array.dtype, self.array.shape, self.array.ctypes.data)
@@ -61,6 +68,10 @@ class DeviceBuffer(Buffer):
 
     def read(self) -> NDArray[Any]:
         return np.array(self._value.numpy())
+
+    def peek(self) -> NDArray[Any]:
+        found: NDArray[Any] = self._value.numpy()
+        return found
 
     def bind_input(self, binding: Any, name: str) -> None:
         binding.bind_ortvalue_input(name, self._value)

@@ -40,7 +40,7 @@ class Held:
         """Whether it is these streams, in any order, and their states can be stepped."""
         if self._epoch != self._engine.epoch:
             return False
-        return keys == self._keys or (len(keys) == len(self._keys) and all(key in self._places for key in keys))
+        return keys == self._keys or (len(keys) == len(self._keys) and all(map(self._places.__contains__, keys)))
 
     def take(self, keys: Sequence[Hashable], most: int) -> None:
         """Hold these streams, `most` to a call; where it has held others, put them in their rows first."""
@@ -81,7 +81,7 @@ class Held:
     def settle(self) -> None:
         """Put the states in their rows, and hold none."""
         for first, stepper in self._parts:
-            self._rows.scatter(self._keys[first : first + stepper.batch], stepper.state())
+            self._rows.scatter(self._keys[first : first + stepper.batch], stepper.peek())
         if self.steps:
             self._rows.advance(self._keys, self.steps)
         self._keys, self._places, self._parts, self.steps = [], {}, [], 0

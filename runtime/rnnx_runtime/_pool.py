@@ -315,7 +315,7 @@ class Pool:
     def _joining(self, keys: Sequence[Hashable]) -> Iterator[None]:
         """A turn for these streams. Those that are new join, and leave again where the call fails."""
         with self._turn():
-            new = [] if self._held.holds(keys) else [key for key in keys if key not in self._rows]
+            new = self._rows.missing(keys)
             if new:
                 self._engine.open()
                 begin = self._engine.initial_state(1, {})  # refused where it is computed: such streams must join

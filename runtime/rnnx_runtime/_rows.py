@@ -1,6 +1,6 @@
 """The states of many streams, a row each, so that any of them can be gathered into one batch."""
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, Final, final
 
 import numpy as np
@@ -34,6 +34,11 @@ class Rows:
     def __iter__(self) -> Iterator[Hashable]:
         return iter(list(self._places))  # a copy at once: other threads may add and remove
 
+    def missing(self, keys: Sequence[Hashable]) -> list[Hashable]:
+        """Those of `keys` that have no row."""
+        places = self._places
+        return [key for key in keys if key not in places]
+
     def put(self, key: Hashable, state: State) -> None:
         """Set the row of `key`, which may be new, to this state of a batch of 1."""
         if key not in self._places:
@@ -61,22 +66,25 @@ class Rows:
 
     def gather(self, keys: Sequence[Hashable]) -> State:
         """The rows of `keys` as one state; its position says nothing, for each row has its own."""
-        places = [self._places[key] for key in keys]
+        places = self._places_of(keys)
         arrays = {}
         for name, array in self._arrays.items():
             axis = self._graph.batch_axes[name]
             arrays[name] = np.array(array[places[0]]) if axis is None else np.take(array, places, axis=axis)
         return make_state(self._graph.digest, len(places), arrays, 0)
 
-    def scatter(self, keys: Sequence[Hashable], state: State) -> None:
+    def scatter(self, keys: Sequence[Hashable], state: Mapping[str, NDArray[Any]]) -> None:
         """Set the rows of `keys` to those of `state`; their positions stay."""
-        places = [self._places[key] for key in keys]
+        places = self._places_of(keys)
         for name, array in self._arrays.items():
             array[_at(self._graph.batch_axes[name], places)] = state[name]
 
     def advance(self, keys: Sequence[Hashable], steps: int | Sequence[int]) -> None:
         """So many more steps lie behind the rows of `keys`."""
-        self._positions[[self._places[key] for key in keys]] += steps
+        self._positions[self._places_of(keys)] += steps
+
+    def _places_of(self, keys: Sequence[Hashable]) -> NDArray[np.intp]:
+        return np.array([self._places[key] for key in keys], np.intp)
 
     def _grow(self) -> None:
         have = len(self._positions) if self._places else 0
@@ -95,6 +103,6 @@ def _room(spec: StateSpec, rows: int) -> NDArray[Any]:
     return np.zeros(spec.sized(rows) if spec.batch_axis is not None else (rows, *spec.sized(1)), spec.dtype)
 
 
-def _at(axis: int | None, places: list[int] | slice) -> tuple[Any, ...]:
+def _at(axis: int | None, places: NDArray[np.intp] | slice) -> tuple[Any, ...]:
     """The index of these rows."""
     return (*(slice(None),) * (axis or 0), places)

@@ -56,6 +56,10 @@ class Stepper:
         """Copies of the states after the last step."""
         return {name: buffer.read() for name, buffer in self._sets[self._now].items()}
 
+    def peek(self) -> dict[str, NDArray[Any]]:
+        """The states after the last step, which the next but one overwrites."""
+        return {name: buffer.peek() for name, buffer in self._sets[self._now].items()}
+
     def step(self, x: Any) -> Any:
         """Answer one step; see `Stream.step`."""
         one = self._one
