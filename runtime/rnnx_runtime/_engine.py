@@ -30,6 +30,7 @@ _LONGEST_CALL: Final = 512
 # Rows of a call that are measured, to see how many are best.
 _SMALL_BATCH: Final = 64
 _LARGEST_BATCH: Final = 4096
+_NO_SLOWER: Final = 1.02
 
 # Elements in and out of a chunk that a call is prepared for, at most: of a larger one the call itself is a small part, and its
 # buffers would be a large one of the stream.
@@ -124,7 +125,7 @@ class Engine:
             for one in (best, size):
                 if one not in self._row_seconds:
                     self._row_seconds[one] = self.stepper(one).seconds() / one
-            if self._row_seconds[size] > self._row_seconds[best]:
+            if self._row_seconds[size] > _NO_SLOWER * self._row_seconds[best]:  # one call costs less than two besides
                 break
             best, size = size, 2 * size
         return best
