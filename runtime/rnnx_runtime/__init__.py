@@ -82,3 +82,7 @@ def __getattr__(name: str) -> typing.Any:
     from importlib import import_module
 
     return getattr(import_module(f"rnnx_runtime.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

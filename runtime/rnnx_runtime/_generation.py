@@ -6,7 +6,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from threading import Lock
+from threading import RLock
 from typing import Any, Self, TypedDict, final
 
 import msgspec
@@ -38,6 +38,7 @@ class GenerateOptions(TypedDict, total=False):
 
 
 _NO = (False, np.False_)
+_BUSY = "this text is being written by another call; one thread at a time goes on with it"
 _LOGITS = "rnnx.logits"
 _SEEN = "rnnx.seen"
 
@@ -127,8 +128,7 @@ class Writing:
     @property
     def text(self) -> str:
         """What was handed out."""
-        self._pieces = ["".join(self._pieces)]
-        return self._pieces[0]
+        return "".join(self._pieces)
 
     @property
     def logprob(self) -> float:
@@ -257,22 +257,32 @@ class Generation(Iterator[str]):
         self._read = read
         self._state = state
         self._position = position
-        self._lock = Lock()
+        self._lock = RLock()  # one that the thread that writes may take again, for a checkpoint
+        self._going = False
 
     def __next__(self) -> str:
         if not self._lock.acquire(False):
-            raise InputError("this text is being written by another call; one thread at a time goes on with it")
+            raise InputError(_BUSY)
         try:
-            if piece := self._writing.take():
-                return piece
-            while (token := self._writing.draw()) is not None:
-                logits = self._read(token, self._position)
-                self._position += 1
-                if piece := self._writing.read(logits):
-                    return piece
-            raise StopIteration
+            if self._going:  # `on_token` may make a checkpoint, but not go on
+                raise InputError(_BUSY)
+            self._going = True
+            try:
+                return self._next()
+            finally:
+                self._going = False
         finally:
             self._lock.release()
+
+    def _next(self) -> str:
+        if piece := self._writing.take():
+            return piece
+        while (token := self._writing.draw()) is not None:
+            logits = self._read(token, self._position)
+            self._position += 1
+            if piece := self._writing.read(logits):
+                return piece
+        raise StopIteration
 
     @property
     def text(self) -> str:
@@ -292,9 +302,14 @@ class Generation(Iterator[str]):
         Raises:
             InputError: the stream is in use by another call, or was moved by one.
         """
-        state = self._state()
-        check_unmoved(self._position, state.position)
-        return self._writing.to_bytes(state)
+        if not self._lock.acquire(False):
+            raise InputError(_BUSY)
+        try:
+            state = self._state()
+            check_unmoved(self._position, state.position)
+            return self._writing.to_bytes(state)
+        finally:
+            self._lock.release()
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("a generation cannot be copied or pickled; keep its to_bytes, and resume it with another stream")

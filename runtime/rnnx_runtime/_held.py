@@ -50,14 +50,15 @@ class Held:
             self._epoch = self._engine.epoch
         calls = -(-len(keys) // most)
         size = -(-len(keys) // calls)
+        parts = []
         for call, first in enumerate(range(0, len(keys), size)):
             part = keys[first : first + size]
             place = call, len(part)
             if place not in self._kept:
                 self._kept[place] = self._engine.stepper(len(part))
             self._kept[place].load(self._rows.gather(part))
-            self._parts.append((first, self._kept[place]))
-        self._keys, self._places = list(keys), {key: place for place, key in enumerate(keys)}
+            parts.append((first, self._kept[place]))
+        self._keys, self._places, self._parts = list(keys), {key: place for place, key in enumerate(keys)}, parts
 
     def step(self, keys: Sequence[Hashable], chunk: Chunk) -> Answers:
         """Answer a checked chunk of one step with a row for each of `keys`, which it holds. Where a call fails, all states are as before."""

@@ -66,8 +66,10 @@ class RandomState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 # Random numbers that are drawn at once: each call of numpy costs as much as some hundred of them.
 _NUMBERS: Final = 4096
 
-# Below this temperature, noise is rounded away where it is added to logits, and ties would always go to the first.
+# Below the first of these temperatures, noise is rounded away where it is added to logits, and ties would always go to the first;
+# far above the second, it overflows.
 _COLD: Final = 1e-3
+_HOT: Final = 1e6
 
 
 @final
@@ -83,7 +85,7 @@ class Sampler:
         self.seen = np.zeros(symbols, np.bool_)
         self._random = np.random.Generator(np.random.PCG64(seed))
         # Where nothing is cut off, it is enough to add the noise, times the temperature, to the logits.
-        self._whole = options.temperature >= _COLD and options == SamplerOptions(temperature=options.temperature)
+        self._whole = _COLD <= options.temperature <= _HOT and options == SamplerOptions(temperature=options.temperature)
         self._noise: list[NDArray[Any]] = []  # `(V,)` each, drawn and not used; the next one is the last
         self._drawn_from = self.random_state()  # where the random numbers stood before these
 

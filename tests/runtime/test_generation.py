@@ -127,6 +127,12 @@ def test_the_random_numbers_go_on_where_they_stood(draws, options):
     assert [other.draw(LOGITS) for _ in range(50)] == [sampler.draw(LOGITS) for _ in range(50)]
 
 
+def test_a_token_of_no_likelihood_is_not_drawn_at_any_temperature():
+    logits = np.array([0, -np.inf, 0, 0], np.float32)
+    sampler = sampling(temperature=1e38, seed=0)
+    assert {sampler.draw(logits) for _ in range(300)} == {0, 2, 3}
+
+
 def test_the_logits_are_left_alone():
     logits = LOGITS.copy()
     sampling(temperature=0.5, top_k=2, top_p=0.5, seed=0).draw(logits)

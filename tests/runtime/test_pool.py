@@ -317,3 +317,23 @@ def test_a_failed_call_adds_no_stream(char_rnn, monkeypatch):
     assert pool.state("a") == before
     pool.step({"new": 2, "a": 1})
     assert pool.state("new").position == 1
+
+
+def test_a_pool_that_could_not_prepare_a_call_goes_on(char_rnn, monkeypatch):
+    pool = char_rnn.pool(max_batch=2)
+    pool.step({"a": 1})
+    before, made, stepper = pool.state("a"), [], type(char_rnn._engine).stepper
+
+    def failing_at_the_second(self, batch):
+        made.append(batch)
+        if len(made) == 2:
+            raise ExecutionError("no memory")
+        return stepper(self, batch)
+
+    monkeypatch.setattr(type(char_rnn._engine), "stepper", failing_at_the_second)
+    with pytest.raises(ExecutionError, match="no memory"):
+        pool.step(dict.fromkeys((0, 1, 2), 1))
+    monkeypatch.undo()
+    assert list(pool) == ["a"]
+    assert pool.state("a") == before
+    assert list(pool.step({0: 1, "a": 2})) == [0, "a"]
