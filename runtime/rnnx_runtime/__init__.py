@@ -81,7 +81,8 @@ def __getattr__(name: str) -> typing.Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"rnnx_runtime.{_MODULES[name]}"), name)
+    found = globals()[name] = getattr(import_module(f"rnnx_runtime.{_MODULES[name]}"), name)
+    return found
 
 
 def __dir__() -> list[str]:

@@ -86,7 +86,7 @@ class Engine:
         if manifest.one_step and chunk.steps > 1:
             stepper = self.stepper(chunk.batch)
             stepper.load(state)
-            return stepper.answers(chunk), stepper.state()
+            return stepper.run_steps(chunk), stepper.state()
         if self._is_one_call(chunk.steps):
             return self.graph.call(session, chunk, state)
         pieces = []

@@ -133,7 +133,7 @@ class Writing:
     @property
     def logprob(self) -> float:
         """The natural log-probability of the piece handed out last, in the model's own distribution."""
-        return sum(map(_logprob, self._piece))
+        return sum(map(_logprob, self._piece), 0.0)
 
     def begin(self, tokens: Sequence[int] | NDArray[Any], logits: NDArray[Any]) -> None:
         """The model has read a prompt of these tokens."""

@@ -12,7 +12,7 @@ from rnnx_runtime._inputs import Chunk
 from rnnx_runtime._rows import Rows
 from rnnx_runtime._stepper import Stepper
 
-_SIZES: Final = 64  # steppers that are kept, each for another number of rows
+_SIZES: Final = 64  # so many steppers are kept in any case, each for another number of rows
 
 
 @final
@@ -30,7 +30,7 @@ class Held:
         self._kept: dict[tuple[int, int], Stepper] = {}  # by the place of the call and its number of rows
         self._keys: list[Hashable] = []
         self._places: dict[Hashable, int] = {}
-        self._parts: list[tuple[int, Stepper]] = []  # from which place on
+        self._calls: list[tuple[int, Stepper]] = []  # from which place on
         self.steps = 0
 
     def __contains__(self, key: Hashable) -> bool:
@@ -42,38 +42,38 @@ class Held:
             return False
         return keys == self._keys or (len(keys) == len(self._keys) and all(map(self._places.__contains__, keys)))
 
-    def take(self, keys: Sequence[Hashable], most: int) -> None:
+    def hold(self, keys: Sequence[Hashable], most: int) -> None:
         """Hold these streams, `most` to a call; where it has held others, put them in their rows first."""
         self.settle()
-        if self._epoch != self._engine.epoch or len(self._kept) > _SIZES:
+        if self._epoch != self._engine.epoch or self._is_full():
             self._kept.clear()
             self._epoch = self._engine.epoch
-        calls = -(-len(keys) // most)
-        size = -(-len(keys) // calls)
-        parts = []
+        size = -(-len(keys) // -(-len(keys) // most))  # as many to each call
+        calls = []
         for call, first in enumerate(range(0, len(keys), size)):
             part = keys[first : first + size]
             place = call, len(part)
             if place not in self._kept:
                 self._kept[place] = self._engine.stepper(len(part))
             self._kept[place].load(self._rows.gather(part))
-            parts.append((first, self._kept[place]))
-        self._keys, self._places, self._parts = list(keys), {key: place for place, key in enumerate(keys)}, parts
+            calls.append((first, self._kept[place]))
+        self._keys, self._places, self._calls = list(keys), {key: place for place, key in enumerate(keys)}, calls
+
+    def _is_full(self) -> bool:
+        """Whether more is kept than a pool of so many streams is likely to need again."""
+        return len(self._kept) > _SIZES and sum(stepper.batch for stepper in self._kept.values()) > 2 * len(self._rows)
 
     def step(self, keys: Sequence[Hashable], chunk: Chunk) -> Answers:
         """Answer a checked chunk of one step with a row for each of `keys`, which it holds. Where a call fails, all states are as before."""
         order = None if keys == self._keys else np.array([self._places[key] for key in keys])
         arrays = chunk.arrays if order is None else {name: _sorted(array, order) for name, array in chunk.arrays.items()}
-        answers: list[Answers] = []
-        try:
-            for first, stepper in self._parts:
-                rows = {name: array[first : first + stepper.batch] for name, array in arrays.items()}
-                answers.append(stepper.answer(Chunk(rows, stepper.batch, 1)))
-        except BaseException:
-            for _, stepper in self._parts[: len(answers)]:
-                stepper.undo()
-            raise
+        answers = []
+        for first, stepper in self._calls:
+            rows = {name: array[first : first + stepper.batch] for name, array in arrays.items()}
+            answers.append(stepper.look_ahead(Chunk(rows, stepper.batch, 1)))
         self.steps += 1
+        for _, stepper in self._calls:  # all in one go, where nothing can fail any more
+            stepper.advance(1)
         found = (
             answers[0] if len(answers) == 1 else {name: np.concatenate([one[name] for one in answers]) for name in answers[0]}
         )
@@ -81,11 +81,11 @@ class Held:
 
     def settle(self) -> None:
         """Put the states in their rows, and hold none."""
-        for first, stepper in self._parts:
+        for first, stepper in self._calls:
             self._rows.scatter(self._keys[first : first + stepper.batch], stepper.peek())
         if self.steps:
             self._rows.advance(self._keys, self.steps)
-        self._keys, self._places, self._parts, self.steps = [], {}, [], 0
+        self._keys, self._places, self._calls, self.steps = [], {}, [], 0
 
 
 def _sorted(array: NDArray[Any], order: NDArray[np.int64]) -> NDArray[Any]:

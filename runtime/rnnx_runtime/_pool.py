@@ -145,7 +145,7 @@ class Pool:
             if not keys:
                 return {}
             if not self._held.holds(keys):
-                self._held.take(keys, self._most(len(keys)))
+                self._held.hold(keys, self._most(len(keys)))
             answers = self._held.step(keys, chunk)
             self._count(started, len(keys))
         if len(answers) == 1:

@@ -66,8 +66,8 @@ class RandomState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 # Random numbers that are drawn at once: each call of numpy costs as much as some hundred of them.
 _NUMBERS: Final = 4096
 
-# Below the first of these temperatures, noise is rounded away where it is added to logits, and ties would always go to the first;
-# far above the second, it overflows.
+# Below the first of these temperatures, even noise in float64 is rounded away where it is added to large logits, and ties would
+# always go to the first; far above the second, it overflows.
 _COLD: Final = 1e-3
 _HOT: Final = 1e6
 
@@ -85,7 +85,7 @@ class Sampler:
         self.seen = np.zeros(symbols, np.bool_)
         self._random = np.random.Generator(np.random.PCG64(seed))
         # Where nothing is cut off, it is enough to add the noise, times the temperature, to the logits.
-        self._whole = _COLD <= options.temperature <= _HOT and options == SamplerOptions(temperature=options.temperature)
+        self._uncut = _COLD <= options.temperature <= _HOT and options == SamplerOptions(temperature=options.temperature)
         self._noise: list[NDArray[Any]] = []  # `(V,)` each, drawn and not used; the next one is the last
         self._drawn_from = self.random_state()  # where the random numbers stood before these
 
@@ -95,9 +95,9 @@ class Sampler:
         Raises:
             ExecutionError: the largest is not finite.
         """
-        if not self._whole:
+        if not self._uncut:
             return self._draw_from_part(logits)
-        scores = logits + (self._noise.pop() if self._noise else self._next_noise(logits.dtype))
+        scores = logits + (self._noise.pop() if self._noise else self._next_noise())
         token = int(scores.argmax())  # of a NaN, if there is one
         if not math.isfinite(scores[token]):
             self._check(logits)
@@ -121,7 +121,7 @@ class Sampler:
             scores[~_nucleus(scores, options.top_p)] = -np.inf
         if options.min_p:
             scores[np.exp(scores) < options.min_p] = -np.inf  # the best has 0
-        return int((scores + (self._noise.pop() if self._noise else self._next_noise(logits.dtype))).argmax())
+        return int((scores + (self._noise.pop() if self._noise else self._next_noise())).argmax())
 
     def _check(self, logits: NDArray[Any]) -> int:
         """The most likely token."""
@@ -130,15 +130,18 @@ class Sampler:
             raise ExecutionError(f"the model gave a logit of {logits[best]}; no token can be drawn from it")
         return best
 
-    def _next_noise(self, dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Gumbel noise for one token, and more for those to come; times the temperature, where it is added to logits."""
+    def _next_noise(self) -> NDArray[Any]:
+        """Gumbel noise for one token, and more for those to come; times the temperature, where it is added to logits.
+
+        It stays in float64: logits of 1e5 in float32 are further apart than noise of a low temperature is large.
+        """
         self._drawn_from = self.random_state()
         symbols = len(self.seen)
         # The negative logarithm of exponential noise, which numpy draws three times as fast.
         drawn = -np.log(self._random.standard_exponential((max(1, _NUMBERS // symbols), symbols)))
-        if self._whole:
+        if self._uncut:
             drawn *= self.options.temperature
-        self._noise = list(drawn[::-1].astype(np.result_type(dtype, np.float32)))
+        self._noise = list(drawn[::-1])
         return self._noise.pop()
 
     def random_state(self) -> RandomState:

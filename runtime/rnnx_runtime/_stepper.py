@@ -102,14 +102,32 @@ class Stepper:
         if steps != self._steps:
             self._many, self._steps = Prepared(self._graph, self._session, self._sets, self.batch, steps), steps
 
-    def run(self, chunk: Chunk) -> Answers:
+    def run_chunk(self, chunk: Chunk) -> Answers:
         """Answer a checked chunk of as many steps as were prepared."""
         assert self._many is not None
-        return self._answered(self._many, chunk.arrays, chunk.steps)
+        answers = self._run(self._many, chunk.arrays)
+        self.advance(chunk.steps)
+        return answers
 
-    def answer(self, chunk: Chunk) -> Answers:
+    def run_step(self, chunk: Chunk) -> Answers:
         """Answer a checked chunk of one step: `(B, ...)`."""
-        return self._answered(self._one, self._graph.step_of(chunk, 0), 1)
+        answers = self.look_ahead(chunk)
+        self.advance(1)
+        return answers
+
+    def run_steps(self, chunk: Chunk) -> Answers:
+        """Answer a checked chunk of several steps, of a graph of one step."""
+        steps = [self.run_step(self._graph.cut(chunk, step, step + 1)) for step in range(chunk.steps)]
+        return {name: np.stack([step[name] for step in steps], axis=1) for name in self._one.found}
+
+    def look_ahead(self, chunk: Chunk) -> Answers:
+        """As `run_step`, but the state is as before until `advance(1)`."""
+        return self._run(self._one, self._graph.step_of(chunk, 0))
+
+    def advance(self, steps: int) -> None:
+        """Take the states that the last call wrote, of so many steps."""
+        self._now = 1 - self._now
+        self.position += steps
 
     def seconds(self) -> float:
         """What a call takes, of a stepper that nobody uses."""
@@ -120,21 +138,9 @@ class Stepper:
             taken.append(time.perf_counter() - started)
         return min(taken)
 
-    def undo(self) -> None:
-        """Take the last step back: the state of before is still there."""
-        self._now = 1 - self._now
-        self.position -= 1
-
-    def answers(self, chunk: Chunk) -> Answers:
-        """Answer a checked chunk of several steps, of a graph of one step."""
-        steps = [self.answer(self._graph.cut(chunk, step, step + 1)) for step in range(chunk.steps)]
-        return {name: np.stack([step[name] for step in steps], axis=1) for name in self._one.found}
-
-    def _answered(self, prepared: Prepared, arrays: Mapping[str, NDArray[Any]], steps: int) -> Answers:
+    def _run(self, prepared: Prepared, arrays: Mapping[str, NDArray[Any]]) -> Answers:
         prepared.put(arrays)
         prepared.calls[self._now]()
-        self._now = 1 - self._now
-        self.position += steps
         return prepared.answers()
 
 

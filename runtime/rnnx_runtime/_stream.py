@@ -39,7 +39,7 @@ class Stream:
         self._resting = initial  # the state, while no stepper has it
         self._live: Stepper | None = None  # has the state
         self._spare: Stepper | None = None  # made by the first step: a stream that is only fed needs none
-        self._fed = 0  # the steps of the chunk before: for those that come again, a call is prepared
+        self._fed = 0  # steps of the last chunk that no prepared call took: where as many come again, one is prepared
         self._stats: Stats | None = None
 
     @property
@@ -109,7 +109,7 @@ class Stream:
             if again and self._engine.prepares(checked):
                 stepper = self._wake()
                 stepper.prepare(checked.steps)
-                return self._graph.single(stepper.run(checked))
+                return self._graph.single(stepper.run_chunk(checked))
             answers, state = self._engine.run(checked, self._now())
             self._rest(state)
             return self._graph.single(answers)
@@ -335,6 +335,8 @@ class Stream:
 
     def _wake(self) -> Stepper:
         """A stepper at the state; a new one where the engine's sessions are not those of before."""
+        if self._live is not None and self._epoch == self._engine.epoch:
+            return self._live
         if self._live is not None and self._forks != self._engine.forks and self._engine.lost:
             raise StateError(self._engine.lost)
         state = self._now()

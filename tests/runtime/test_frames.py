@@ -166,8 +166,8 @@ def test_a_pool_answers_each_row_as_if_it_were_alone(models, name):
 def test_a_pool_steps_the_rows_of_a_graph_of_one_row_in_calls_of_their_own(models, monkeypatch):
     model, x = models["frozen"], STYLES["frozen"].sample(1, 1)[0, 0]
     pool = model.pool()
-    rows, answer = [], Stepper.answer
-    monkeypatch.setattr(Stepper, "answer", lambda self, chunk: rows.append(chunk.batch) or answer(self, chunk))
+    rows, look_ahead = [], Stepper.look_ahead
+    monkeypatch.setattr(Stepper, "look_ahead", lambda self, chunk: rows.append(chunk.batch) or look_ahead(self, chunk))
     pool.step({"ann": x, "bob": x, "eve": x})
     assert rows == [1, 1, 1]
 

@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pytest
 
@@ -16,6 +18,10 @@ def sampling(seed=None, symbols=4, **options):
 def shares(sampler, logits=LOGITS):
     """How often each token is drawn."""
     return np.bincount([sampler.draw(logits) for _ in range(DRAWS)], minlength=len(logits)) / DRAWS
+
+
+def test_large_logits_that_are_equal_are_drawn_alike_even_when_cold():
+    assert shares(sampling(seed=0, symbols=2, temperature=1e-3), np.full(2, 1e5, np.float32)) == near([0.5, 0.5])
 
 
 def near(wanted):
@@ -406,6 +412,27 @@ def test_a_callback_may_make_a_checkpoint_but_not_go_on_itself(char_rnn):
         resumed = char_rnn.stream().resume(checkpoint)
         assert resumed.text == whole[:count]
         assert "".join(resumed) == whole[count:]
+
+
+def test_another_thread_may_read_the_text_but_not_make_a_checkpoint(char_rnn):
+    seen = []
+
+    def elsewhere():
+        with pytest.raises(InputError, match="^this text is being written by another call; "):
+            generation.to_bytes()
+        with pytest.raises(InputError, match="^this text is being written by another call; "):
+            next(generation)
+        seen.append(generation.text)
+
+    def callback(symbol):
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+
+    generation = char_rnn.stream().generate("eh", 4, seed=1, on_token=callback)
+    assert generation.logprob == 0
+    whole = "".join(generation)
+    assert seen == [whole[:count] for count in range(4)]
 
 
 def test_a_checkpoint_after_a_failed_call_is_the_same(char_rnn):

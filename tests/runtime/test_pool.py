@@ -7,6 +7,7 @@ from tests.runtime import handmade
 from tests.runtime.answers import named, sample
 
 from rnnx_runtime import ExecutionError, InputError, StateError, load
+from rnnx_runtime._engine import Engine
 from rnnx_runtime._graph import Graph
 from rnnx_runtime._stepper import Stepper
 
@@ -203,7 +204,7 @@ def test_a_call_that_fails_leaves_all_states(char_rnn, monkeypatch):
 
         return made
 
-    monkeypatch.setattr(Stepper, "answer", failing_at_the_second(Stepper.answer))
+    monkeypatch.setattr(Stepper, "look_ahead", failing_at_the_second(Stepper.look_ahead))
     for keys in (range(5), range(4, -1, -1), range(3)):
         calls.clear()
         with pytest.raises(ExecutionError):
@@ -301,6 +302,16 @@ def test_calls_are_measured_when_asked(char_rnn):
     assert 0 < stats.p50_ms <= stats.p99_ms <= stats.max_ms
 
 
+def test_streams_that_change_at_each_step_find_their_calls_prepared(char_rnn, monkeypatch):
+    pool, made, stepper = char_rnn.pool(max_batch=1), [], Engine.stepper
+    monkeypatch.setattr(Engine, "stepper", lambda self, batch: made.append(batch) or stepper(self, batch))
+    for turn in range(6):
+        pool.step({key: key % 4 for key in range(turn % 2, 150, 2)})  # the odd ones, then the even ones
+    pool.step(dict.fromkeys(range(3), 0))
+    assert made == [1] * 75
+    assert [pool.state(key).position for key in range(4)] == [4, 4, 4, 3]
+
+
 def test_a_failed_call_adds_no_stream(char_rnn, monkeypatch):
     pool = char_rnn.pool()
     pool.step({"a": 1})
@@ -309,7 +320,7 @@ def test_a_failed_call_adds_no_stream(char_rnn, monkeypatch):
     def failing(*_):
         raise ExecutionError("no memory")
 
-    monkeypatch.setattr("rnnx_runtime._stepper.Stepper._answered", failing)
+    monkeypatch.setattr("rnnx_runtime._stepper.Stepper.look_ahead", failing)
     with pytest.raises(ExecutionError):
         pool.step({"a": 1, "new": 2})
     monkeypatch.undo()
