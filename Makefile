@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 BENCH := .venv-bench/bin
 
-.PHONY: help demo test slow check format bench supported wheels clean
+.PHONY: help demo test slow check format bench faults supported wheels clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -48,6 +48,9 @@ PEERS = $(shell $(PYTHON) -c 'import tomllib; print(*map(repr, tomllib.load(open
 
 bench: .venv-bench/ready  ## the benchmarks: ten minutes, on a machine that does nothing else; QUICK=1: two minutes
 	$(BENCH)/python -m benchmarks $(if $(QUICK),--quick)
+
+faults: .venv/ready  ## everything that can go wrong, in full: half an hour; writes docs/faults.md
+	$(BIN)/python -m tests.faults --write docs/faults.md
 
 supported: .venv/ready  ## write docs/supported.md anew, from the exports of the corpus
 	RNNX_WRITE_SUPPORTED=1 $(BIN)/python -m pytest tests/export/test_corpus.py
