@@ -135,13 +135,13 @@ def measure(setting: Setting) -> Figures:
         skipped.update(why)
         times: dict[str, list[list[float]]] = {}
         for turn in range(processes):
-            for name, program in programs.items():
-                if "torch" not in PROGRAMS[name][0] or turn < heavy:
-                    try:
-                        times.setdefault(name, []).append(_run(program, path))
-                    except subprocess.CalledProcessError as error:
-                        skipped[name] = (error.stderr.strip().splitlines() or ["failed"])[-1]
-        found[size.name] = {name: _start(rows, times.get(_BARE, [])) for name, rows in times.items() if rows}
+            for name in [one for one in programs if "torch" not in PROGRAMS[one][0] or turn < heavy]:
+                try:
+                    times.setdefault(name, []).append(_run(programs[name], path))
+                except subprocess.CalledProcessError as error:
+                    skipped[name] = (error.stderr.strip().splitlines() or ["failed"])[-1]
+                    del programs[name], times[name]  # its other turns too: rows are compared turn by turn
+        found[size.name] = {name: _start(rows, times.get(_BARE, [])) for name, rows in times.items()}
     return Figures(found, skipped, processes)
 
 

@@ -61,7 +61,7 @@ def _timed(calls: dict[int, Callable[[], object]], seconds: float) -> dict[int, 
 
 
 def exponent(times: dict[int, float]) -> float:
-    """Of the power that the upper half of the values follows: 1 is in proportion, 2 the square."""
+    """Of the power that the values follow from about the middle to the last: 1 is in proportion, 2 the square."""
     values = sorted(times)
     first, last = values[len(values) // 2 - 1], values[-1]
     return math.log(times[last] / times[first]) / math.log(last / first)

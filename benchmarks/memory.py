@@ -82,7 +82,7 @@ def _run(setting: Setting, size: Size, program: str, count: int) -> Any:
 
 def growth_of(figures: Figures) -> float:
     """Bytes from a tenth of the way to its end."""
-    return float(figures.seen[-1][1] - figures.seen[len(figures.seen) // 10][1])
+    return float(figures.seen[-1][1] - figures.seen[len(figures.seen) // 10 - 1][1])
 
 
 def page(figures: Figures) -> str:

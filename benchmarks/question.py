@@ -20,7 +20,6 @@ from rnnx_runtime.artifact import CharCodec
 
 Effort = Literal["full", "quick", "smoke"]
 T = TypeVar("T")
-EFFORTS: Final[tuple[Effort, ...]] = ("full", "quick", "smoke")
 
 
 @final

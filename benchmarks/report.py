@@ -24,8 +24,9 @@ _METHOD: Final = """\
   answers to tokens that differ from step to step, with the state carried, is compared with eager PyTorch before it is timed; one that is off
   by more than 1e-5 is not timed, and named. Where it is off by less, the page says by how much.
 - **By turns.** The machine's speed drifts by half within minutes, so contenders have a turn of 10 ms each in every round, in an order that is
-  shuffled each time. A ratio is the median over the rounds of the ratio of two medians of one round. Ratios travel; microseconds are
-  this machine's: rnnx's own median over all calls, and that times the ratio for the others.
+  shuffled each time. A ratio is to rnnx, the median over the rounds of the ratio of two medians of one round; one of two others is the
+  quotient of theirs. Ratios travel; microseconds are this machine's: rnnx's own median over all calls, and that times the ratio for the
+  others. The questions of growth and threads compare medians over all calls.
 - **One thread, one core.** The process is pinned to one core, every library is told to use one thread, and none that spins. Garbage is
   collected between measurements, not during them. Only the question of threads is asked without a pin.
 - **The best form of each.** ONNX Runtime: as people write it (`session.run` with a dict), and the least that it can cost, bindings made once over

@@ -34,7 +34,7 @@ class Results(msgspec.Struct, frozen=True, dict=True):
     """What one run found.
 
     Attributes:
-        date: of its beginning, UTC.
+        date: of its end, UTC.
         raw: the figures by question, as its own type is encoded.
         seconds: how long each question took.
         failed: why others have no figures.

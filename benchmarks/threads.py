@@ -34,11 +34,11 @@ else:
              for i in session.get_inputs()}
     run = lambda: session.run(None, feeds)
 for _ in range(3): run()
-begin, cpu = time.perf_counter(), time.process_time()
+cpu = time.process_time()
 time.sleep(1)
 idle = time.process_time() - cpu
 cpu, begin, calls = time.process_time(), time.perf_counter(), 0
-while time.perf_counter() < begin + 1:  # a call every 20 ms, as of frames
+while time.perf_counter() < begin + 1:  # 20 ms of rest behind each call
     run(); calls += 1; time.sleep(0.02)
 print(json.dumps([idle, (time.process_time() - cpu) / calls]))
 """
@@ -49,7 +49,7 @@ class Figures(msgspec.Struct, frozen=True):
 
     cores: int
     times: dict[str, dict[str, tuple[float, float]]]
-    idle: dict[str, tuple[float, float]]  # of an idle second; of a call, where there is one every 20 ms
+    idle: dict[str, tuple[float, float]]  # of an idle second; of a call, with 20 ms of rest behind each
 
 
 def measure(setting: Setting) -> Figures:
@@ -97,7 +97,7 @@ def page(figures: Figures) -> str:
         f"A second thread makes faster by a tenth and more: {pays}. It makes slower by as much: {costs}.\n\n"
         + table(["", *calls], rows)
         + "\nThe threads of rnnx sleep while they wait; those of onnxruntime's default settings spin. CPU time of the whole process in a second "
-        "in which nothing is asked, and of a call where there is one every 20 ms (64 rows, 64 steps):\n\n"
+        "in which nothing is asked, and of a call, with 20 ms of rest behind each (64 rows, 64 steps):\n\n"
         + table(["", "an idle second", "a call"], idle)
     )
 

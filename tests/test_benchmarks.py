@@ -1,11 +1,12 @@
 """The harness of the benchmarks in its smallest size: what it compares, whom it leaves out, what it writes. Nothing here judges a time."""
 
+import subprocess
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
-from benchmarks import heat, report, results, step, streams
+from benchmarks import cold_start, heat, memory, report, results, step, streams
 from benchmarks.graph import minimal
 from benchmarks.heat import Contest, Entry, Heat, step_heat
 from benchmarks.models import MODELS, GRU_2x256, LSTM_1x20, RNN_2x8, Size
@@ -202,6 +203,29 @@ def test_memory_is_measured_in_bytes_over_the_whole_sequence(setting):
     assert figures.idle[LSTM_1x20.name][0] == 2 * 20 * 4  # h and c of one layer
     assert figures.seen[-1][0] >= 20_000
     assert figures.peak >= figures.seen[-1][1]
+
+
+def test_memory_grows_from_a_tenth_of_the_steps_on():
+    seen = [(100 * part, 1000 if part <= 10 else 1500) for part in range(1, 101)]
+    assert memory.growth_of(memory.Figures({}, LSTM_1x20.name, 1.0, seen, 1500)) == 500
+
+
+def test_a_program_that_fails_once_is_named_and_has_no_figures(tmp_path, monkeypatch):
+    started = []
+
+    def run(program, path):
+        started.append(program)
+        if "from rnnx_runtime import load" in program and started.count(program) == 2:
+            raise subprocess.CalledProcessError(1, "python", stderr="Traceback\nkilled\n")
+        return [1.0] * 5
+
+    monkeypatch.setattr(cold_start, "_run", run)
+    found = cold_start.measure(Setting("quick", tmp_path))
+    ((_, starts),) = found.starts.items()
+    assert found.skipped["rnnx"] == "killed"
+    assert "rnnx" not in starts
+    assert starts["numpy, nothing else"].ratio == 1
+    assert max(started.count(program) for program in started if "from rnnx_runtime import load" in program) == 2
 
 
 def test_a_question_runs_alone(setting, monkeypatch, capsys):

@@ -8,6 +8,7 @@ from tests.runtime.conftest import GOLDEN
 
 import rnnx
 from rnnx._bench.figures import Contest, Streams, Threads
+from rnnx._bench.picture import write_picture
 from rnnx._bench.timing import Timing
 
 STEP = 10e-6
@@ -80,6 +81,11 @@ def test_fewer_bits_for_wide_states_and_heavy_weights_only(plain):
     assert "quantise" in advice(replace(slow, manifest=structs.replace(plain.manifest, states=states)))
 
 
+def test_fewer_bits_of_a_model_without_states(plain):
+    found = replace(with_steps(plain, 400e-6), size=8_500_000, manifest=structs.replace(plain.manifest, states=()))
+    assert advice(found)["quantise"][0].startswith("a step takes 400 µs with 8.5 MB of weights: reading the weights is ")
+
+
 def test_fewer_bits_not_where_they_cannot_help(plain):
     heavy = replace(with_steps(plain, 400e-6), size=13_400_000)
     assert "quantise" not in advice(
@@ -118,6 +124,22 @@ def test_threads_only_where_they_are_faster(plain):
         "4 threads take this part of the time of one: 2.00 for one call, 0.50 for a chunk, 1.20 for 8 streams",
         "where cores are free, load(..., threads=4)",
     )
+
+
+def test_of_few_calls_there_is_no_99th_percentile(plain):
+    for rounds, p99 in ((5, "10.0 µs"), (4, "–")):  # 100 and 80 calls
+        page = str(replace(plain, contests=(Contest("rnnx", timed(STEP, rounds=rounds)),)))
+        assert next(line for line in page.splitlines() if line.startswith("  rnnx  ")).split(maxsplit=1)[1] == (
+            f"10.0 µs{p99:>12}   1"
+        )
+
+
+def test_a_picture_shows_every_contender(plain, tmp_path):
+    names = [f"contender-{number}" for number in range(12)]
+    contests = tuple(Contest(name, Timing(((STEP, 1.1 * STEP),))) for name in names)
+    write_picture(tmp_path / "plot.svg", replace(plain, contests=contests))
+    drawn = (tmp_path / "plot.svg").read_text(encoding="utf-8")  # texts are curves, with what they say in a comment
+    assert [name for name in names if f"<!-- {name}, " not in drawn] == []
 
 
 def test_an_unsteady_machine_is_named(plain):

@@ -1,5 +1,6 @@
 """`rnnx bench`: on a terminal, for machines, as a picture; without torch; and what it refuses."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -120,6 +121,17 @@ def test_a_picture_without_matplotlib_says_what_to_install(monkeypatch, tmp_path
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     done = run(LSTM, *SHORT, "--plot", tmp_path / "plot.png")
     assert done.stderr == "Error: a plot needs matplotlib, which is not installed: pip install 'rnnx[plot]'\n"
+
+
+def test_what_was_measured_is_not_lost_with_its_picture(monkeypatch, tmp_path):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("rnnx._bench.picture.write_atomic", full)
+    done = run(LSTM, *SHORT, "--plot", tmp_path / "plot.png", "--json")
+    assert (done.exit_code, done.stderr) == (1, f"Error: {tmp_path / 'plot.png'}: No space left on device\n")
+    assert json.loads(done.stdout)["path"] == str(LSTM)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_artifact_that_must_be_trusted_runs_with_trust_only(tmp_path):

@@ -134,6 +134,28 @@ def test_what_cannot_be_said_in_a_scan_stays_and_is_named(reason):
     assert all(reason in one.because for one in left if one.name in "wr")
 
 
+@pytest.mark.parametrize("operator", GATES)
+def test_nodes_of_the_same_weights_share_their_codes_and_no_byte_is_unsaid(operator):
+    model, feeds = recurrent(operator)
+    again = model.graph.node.add()
+    again.CopyFrom(model.graph.node[0])
+    again.name = "again"
+    again.output[:] = [f"{name}.again" for name in again.output]
+    model.graph.output.add().CopyFrom(helper.make_tensor_value_info("y.again", TensorProto.FLOAT, [None] * 4))
+    made, weights, _ = quantised(model, Grain(8, 16))
+    few = {
+        name
+        for inner in graphs_of(made.graph)
+        for node in inner.node
+        if node.op_type == "MatMulNBits"
+        for name in node.input[1:3]
+    }
+    stored = [numpy_helper.to_array(tensor).nbytes for tensor in made.graph.initializer if tensor.name in few]
+    assert sum(stored) == sum(one.bytes_after for one in weights)
+    y, *_, y_again = run(made, feeds)
+    np.testing.assert_array_equal(y, y_again)
+
+
 def test_weights_that_would_get_larger_stay():
     model, _ = recurrent("RNN", hidden=2)
     tensor = next(one for one in model.graph.initializer if one.name == "w")
@@ -155,3 +177,11 @@ def test_packed_weights_are_as_near_as_their_step(bits, block, columns):
     assert (apart <= steps * (0.5 if bits == 8 else 2.7) + 1e-7).all()
     assert np.square(apart).mean() < np.square(weight).mean() * (1e-4 if bits == 8 else 2e-2)
     assert not unpack(packed)[2].any()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_weights_whose_squares_are_beyond_a_float_are_packed_too(bits):
+    weight = (np.random.default_rng(1).uniform(-3e38, 3e38, (5, 33))).astype(np.float32)
+    packed = pack(weight, bits, 16)
+    apart = np.abs(unpack(packed).astype(np.float64) - weight) / 3e38
+    assert apart.max() < (0.01 if bits == 8 else 0.14)

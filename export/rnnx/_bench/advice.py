@@ -78,10 +78,11 @@ def _quantise(found: "Bench") -> Iterator[Advice]:
     width = max((size for size in sizes if isinstance(size, int)), default=0)
     seconds = found.ours.median / found.steps
     if seconds >= LONG and (width >= WIDE or found.size > HEAVY):
+        states = f" and states of {width}" if width else ""  # none where the model cannot be stepped
         yield Advice(
             "quantise",
-            f"a step takes {seconds * 1e6:,.0f} µs with {found.size / 1e6:.1f} MB of weights and states of {width}: reading "
-            "the weights is most of it",
+            f"a step takes {seconds * 1e6:,.0f} µs with {found.size / 1e6:.1f} MB of weights{states}: reading the weights is "
+            "probably most of it",
             f"try fewer bits: rnnx quantize {found.path} --bits 8",
         )
 

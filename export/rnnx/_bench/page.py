@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _WIDTH: Final = 36  # of the longest bar
 _EIGHTHS: Final = "▏▎▍▌▋▊▉█"
+_ENOUGH: Final = 100  # calls: of fewer, no hundredth is slower than the others
 
 
 def text_of(found: "Bench") -> str:
@@ -50,7 +51,8 @@ def _contenders(found: "Bench") -> list[str]:
     for one in found.contests:
         ratio = "1" if one.name == OURS else _ratio(one.timing.over(found.ours))
         remark = f"  {one.remark}" if one.remark else ""
-        lines.append(f"  {one.name:<{width - 2}}{us(one.timing.median):>12}{us(one.timing.p99):>12}   {ratio}{remark}")
+        p99 = us(one.timing.p99) if one.timing.calls >= _ENOUGH else "–"
+        lines.append(f"  {one.name:<{width - 2}}{us(one.timing.median):>12}{p99:>12}   {ratio}{remark}")
     lines += [f"  {one.name:<{width - 2}}not timed: {one.because}" for one in found.skipped]
     if found.steps > 1:
         lines.append(f"{'that is':<{width}}{us(found.ours.median / found.steps):>12} a step")

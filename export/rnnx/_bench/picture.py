@@ -12,7 +12,6 @@ from rnnx_runtime.artifact import check_writable, write_atomic
 
 _ENDINGS: Final = (".png", ".svg")
 _BINS: Final = 60
-_COLOURS: Final = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:gray")
 
 
 def check_picture(path: Path) -> None:
@@ -44,7 +43,8 @@ def write_picture(path: Path, found: Bench) -> None:
     slowest = max(one.timing.p99 for one in found.contests) * 1e6
     fastest = min(one.timing.percentile(0.0) for one in found.contests) * 1e6
     edges = [fastest * (1.02 * slowest / fastest) ** (place / _BINS) for place in range(_BINS + 1)]
-    for colour, one in zip(_COLOURS, found.contests, strict=False):
+    for number, one in enumerate(found.contests):
+        colour = f"C{number}"  # of matplotlib's cycle, over and over
         calls = [call * 1e6 for spell in one.timing.seconds for call in spell]
         left.hist(calls, edges, weights=[100 / len(calls)] * len(calls), histtype="stepfilled", color=colour, alpha=0.35)
         left.hist(calls, edges, weights=[100 / len(calls)] * len(calls), histtype="step", color=colour)

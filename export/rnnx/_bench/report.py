@@ -152,8 +152,7 @@ class Bench:
 
 
 def _times(timing: Timing, base: Timing | None) -> dict[str, Any]:
-    found: dict[str, Any] = {"median_us": timing.median * 1e6, "p99_us": timing.p99 * 1e6}
-    found["calls"] = sum(map(len, timing.seconds))
+    found: dict[str, Any] = {"median_us": timing.median * 1e6, "p99_us": timing.p99 * 1e6, "calls": timing.calls}
     if base is not None:
         found["ratio"] = asdict(timing.over(base))
     return found

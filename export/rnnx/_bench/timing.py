@@ -45,13 +45,18 @@ class Timing:
     units: int = 1
 
     @property
+    def calls(self) -> int:
+        """How many there are durations of."""
+        return len(self._ordered)
+
+    @property
     def median(self) -> float:
         """Seconds for one unit that half of the calls stayed under."""
         return self.percentile(0.5)
 
     @property
     def p99(self) -> float:
-        """Seconds for one unit that all but a hundredth of the calls stayed under."""
+        """Seconds for one unit that all but a hundredth of the calls stayed under; of fewer than a hundred, the longest."""
         return self.percentile(0.99)
 
     def percentile(self, part: float) -> float:

@@ -91,11 +91,11 @@ def bench(
             trust=trust,
             progress=progress,
         )
+    click.echo(found.to_json() if as_json else str(found))  # first: it is not lost where the picture cannot be written
     if plot is not None:
         from rnnx._bench.picture import write_picture
 
         write_picture(plot, found)
-    click.echo(found.to_json() if as_json else str(found))
 
 
 def _chosen(asked: Asked) -> Chosen | None:

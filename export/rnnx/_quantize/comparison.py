@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rnnx._errors import QuantizeError
 from rnnx._parity.compare import difference, relative
 from rnnx._quantize.data import Arrays, Data, drawn, repeated, start_of
 from rnnx_runtime import Model, State
@@ -49,14 +50,22 @@ class Comparison:
 
 
 def compare_on(data: Data, before: Model, after: Model) -> Comparison:
-    """Run both."""
+    """Run both.
+
+    Raises:
+        RnnxError: the data do not fit, or what was found on them is no number, which an artifact cannot say of itself.
+    """
     wanted, found = _answers(before, data), _answers(after, data)
     unit, old, new, rise = _losses(before, data, wanted, found)
     drift, steps = _drift(before, data, wanted, found)
+    one_step = _one_step(data, before, after)
+    if not all(map(math.isfinite, (old, new, rise, drift, one_step))):
+        raise QuantizeError(
+            f"on {data.what}, answers are beyond what can be compared: {old:g} → {new:g} {unit}, one step off by {one_step:g}; "
+            "give data that the float artifact answers with finite numbers"
+        )
     rows, ways = _alone(after)
-    return Comparison(
-        unit, old, new, rise, _one_step(data, before, after), drift, steps, _agreement(before, wanted, found), rows, ways
-    )
+    return Comparison(unit, old, new, rise, one_step, drift, steps, _agreement(before, wanted, found), rows, ways)
 
 
 def _answers(model: Model, data: Data) -> Arrays:
@@ -98,8 +107,6 @@ def _bits(logits: NDArray[Any], symbols: NDArray[np.int64]) -> float:
 
 
 def _rmse(model: Model, answers: Arrays, targets: Arrays) -> float:
-    from rnnx._errors import QuantizeError
-
     found = []
     for name, target in targets.items():
         answer = answers[name]
@@ -116,7 +123,9 @@ def _over_spread(found: NDArray[Any], wanted: NDArray[Any], whole: NDArray[Any])
     if wanted.dtype.kind != "f":
         return float((found != wanted).mean()) if wanted.size else 0.0
     apart = math.sqrt(float(np.square(difference(found, wanted)).mean())) if wanted.size else 0.0
-    return apart / (float(np.std(whole, dtype=np.float64)) or float(np.abs(whole).max(initial=0)) or 1.0)
+    finite = whole[np.isfinite(whole)]  # a symbol that is never to be chosen has the score -inf
+    spread = float(np.std(finite, dtype=np.float64)) if finite.size else 0.0
+    return apart / (spread or float(np.abs(finite).max(initial=0)) or 1.0)
 
 
 def _drift(model: Model, data: Data, wanted: Arrays, found: Arrays) -> tuple[float, int]:

@@ -1,7 +1,9 @@
 """What both artifacts, with many bits and with few, are run on: what somebody gives, or what can be made from the artifact alone."""
 
 import os
-from collections.abc import Mapping
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -49,11 +51,15 @@ def find_data(model: Model, given: str | os.PathLike[str] | Mapping[str, Any] | 
             of outputs, or the path of a .npy, .npz or .csv, for one of values.
 
     Raises:
-        QuantizeError: they are not such data as the model takes.
+        QuantizeError: they are not such data as the model takes, or there is no such file.
         OSError: the file cannot be read.
     """
     if given is None:
         return _made(model)
+    if isinstance(given, str | os.PathLike) and not Path(given).is_file():
+        raise QuantizeError(
+            f"no file of data at {os.fspath(given)!a}; give a text for a model that reads text, else .npy, .npz or .csv"
+        )
     if reads_text(model):
         if not isinstance(given, str | os.PathLike):
             raise QuantizeError(f"this artifact reads text; data are the path of a text, got {type(given).__name__}")
@@ -143,10 +149,8 @@ def _of_text(model: Model, path: Path) -> Data:
         text = read_regular(path, _LARGEST).decode()
     except UnicodeDecodeError as error:
         raise QuantizeError(f"{path} is not a text: byte {error.start} is not UTF-8; this artifact reads text") from None
-    except InputError as error:
-        raise QuantizeError(str(error)) from None
-    size = len(text)
-    what = f"the {size} symbols of {path.name}" if size <= _MOST else f"the first {_MOST} of the {size} symbols of {path.name}"
+    size, name = len(text), _printed(path)
+    what = f"the {size} symbols of {name}" if size <= _MOST else f"the first {_MOST} of the {size} symbols of {name}"
     try:
         return _texts(model, text[: _MOST + 1], start_of(model, 1), what)
     except InputError as error:
@@ -168,7 +172,11 @@ def _of_values(model: Model, given: Any) -> Data:
     manifest = model.manifest
     if isinstance(given, str | os.PathLike):
         path = Path(given)
-        what = f"the values of {path.name}"
+        what = f"the values of {_printed(path)}"
+        if path.suffix != ".npz" and len(manifest.inputs) > 1:
+            raise QuantizeError(
+                f"{path} is of one input, this artifact has {_names(manifest.inputs)}; give them by name in a .npz"
+            )
         arrays: dict[str, Any] = (
             _npz(path) if path.suffix == ".npz" else {manifest.inputs[0].name: read_values(manifest.inputs, str(path))}
         )
@@ -180,24 +188,47 @@ def _of_values(model: Model, given: Any) -> Data:
     outputs = {spec.name for spec in manifest.outputs}
     if lacking or set(arrays) - outputs:
         raise QuantizeError(
-            f"data need the inputs {', '.join(spec.name for spec in manifest.inputs)}, and may have targets for "
+            f"data need the inputs {_names(manifest.inputs)}, and may have targets for "
             f"{', '.join(sorted(outputs))}; got {', '.join([*inputs, *arrays]) or 'none'}"
         )
     if isinstance(manifest.codec, ScalerCodec):
         inputs = {name: manifest.codec.encode(array) for name, array in inputs.items()}
     timed = next((spec.name for spec in manifest.inputs if manifest.has_time(spec)), None)
+    if timed is not None and inputs[timed].ndim > 1 and not inputs[timed].shape[1]:
+        raise QuantizeError(f"data need at least one step, {timed} has the shape {inputs[timed].shape}")
     if timed is not None and manifest.streamable and not arrays and inputs[timed].ndim > 1:
         inputs = {
             n: a[:, :_MOST] if manifest.has_time(s) else a for s in manifest.inputs for n, a in [(s.name, inputs[s.name])]
         }
     batch = inputs[manifest.inputs[0].name].shape[0] if inputs[manifest.inputs[0].name].ndim else 1
-    targets = {name: np.asarray(array) for name, array in arrays.items()}
+    targets = {name: _target(name, np.asarray(array)) for name, array in arrays.items()}
     return Data(inputs, start_of(model, batch), f"{what}{', with targets' if targets else ''}", targets=targets)
+
+
+def _target(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    if array.dtype.kind not in "biuf":
+        raise QuantizeError(f"the targets of {name} must be numbers, got {array.dtype}")
+    wrong = array[~np.isfinite(array)]
+    if wrong.size:
+        raise QuantizeError(f"the targets of {name} must be finite, got {wrong[0]}")
+    return array
 
 
 def _npz(path: Path) -> dict[str, Any]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (ValueError, EOFError, KeyError) as error:
+        with path.open("rb") as file:
+            arrays = np.load(file, allow_pickle=False)
+            if not isinstance(arrays, Mapping):
+                raise ValueError("it holds one array, as a .npy does")
+            return dict(arrays)
+    except (ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise QuantizeError(f"{path} is not a .npz file of numbers: {error}") from None
+
+
+def _printed(path: Path) -> str:
+    """The name of a file as an artifact may hold it."""
+    return path.name if path.name.isprintable() else ascii(path.name)
+
+
+def _names(inputs: Sequence[Input]) -> str:
+    return ", ".join(spec.name for spec in inputs)

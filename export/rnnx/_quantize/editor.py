@@ -1,5 +1,6 @@
 """A graph while its weights are replaced: what is stored, who reads it, and names that nobody has."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class Editor:
         self._graph = model.graph
         self._stored = {tensor.name: tensor for tensor in model.graph.initializer}
         self._names = {name for graph in graphs_of(model.graph) for name in _names(graph)}
-        self._packed: dict[str, tuple[str, str, Packed]] = {}
+        self._packed: dict[bytes, tuple[str, str, Packed]] = {}
 
     def weight(self, name: str) -> NDArray[np.float32] | None:
         """The float32 matrix, or what else has this name, that is stored in the outermost graph."""
@@ -72,15 +73,9 @@ class Editor:
         self._graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
-    def product(
-        self, base: str, x: str, matrix: NDArray[np.float32], bias: NDArray[np.float32] | None = None, key: str = ""
-    ) -> NodeProto:
-        """The product of x `(.., K)` and a transposed matrix `(N, K)`, plus a bias `(N,)`.
-
-        Args:
-            key: the weight that the matrix is, all of it, where another node may want it too.
-        """
-        codes, scales, packed = self._pack(base, matrix, key)
+    def product(self, base: str, x: str, matrix: NDArray[np.float32], bias: NDArray[np.float32] | None = None) -> NodeProto:
+        """The product of x `(.., K)` and a transposed matrix `(N, K)`, plus a bias `(N,)`. Equal matrices are stored once."""
+        codes, scales, packed = self._pack(base, matrix)
         inputs = [x, codes, scales]
         if bias is not None:
             inputs += ["", "", self.store(f"{base}.bias", bias)]
@@ -168,14 +163,12 @@ class Editor:
             if tensor.name in self._stored and tensor.data_type == 1 and len(tensor.dims) > 1 and tensor.name in readers
         ]
 
-    def _pack(self, base: str, matrix: NDArray[np.float32], key: str) -> tuple[str, str, Packed]:
-        if key in self._packed:
-            return self._packed[key]
-        packed = pack(matrix, self.grain.bits, self.grain.of(matrix.shape[1]))
-        made = self.store(f"{base}.codes", packed.codes), self.store(f"{base}.scales", packed.scales), packed
-        if key:
-            self._packed[key] = made
-        return made
+    def _pack(self, base: str, matrix: NDArray[np.float32]) -> tuple[str, str, Packed]:
+        key = hashlib.sha256(repr(matrix.shape).encode() + matrix.tobytes()).digest()
+        if key not in self._packed:
+            packed = pack(matrix, self.grain.bits, self.grain.of(matrix.shape[1]))
+            self._packed[key] = self.store(f"{base}.codes", packed.codes), self.store(f"{base}.scales", packed.scales), packed
+        return self._packed[key]
 
 
 def graphs_of(graph: GraphProto) -> Iterator[GraphProto]:

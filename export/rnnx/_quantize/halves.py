@@ -23,8 +23,9 @@ def halve_weights(model: ModelProto) -> tuple[ModelProto, tuple[QuantisedWeight,
     """
     before = {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_type == _FLOAT}
     for name, tensor in before.items():
-        largest = np.abs(numpy_helper.to_array(tensor)).max(initial=0)
-        if not largest <= _LARGEST:
+        array = numpy_helper.to_array(tensor)
+        largest = np.abs(array[np.isfinite(array)]).max(initial=0)  # what masks is infinite in both
+        if largest > _LARGEST:
             raise QuantizeError(
                 f"the weight {name} has the value {largest:g}; a float16 holds {_LARGEST:g} at most: leave --fp16 out"
             )

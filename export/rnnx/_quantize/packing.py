@@ -53,7 +53,8 @@ def pack(weight: NDArray[np.float32], bits: int, block: int) -> Packed:
         for sign in (-1, 1) if bits == 4 else (-1,):
             tried = (sign * cut / half * furthest).astype(np.float32)
             found = _codes(parts, tried, half)
-            apart = np.square((found - np.float32(half)) * tried[..., None] - parts).sum(axis=-1)
+            with np.errstate(over="ignore"):  # of blocks whose squares are beyond float32: the first stays
+                apart = np.square((found - np.float32(half)) * tried[..., None] - parts).sum(axis=-1)
             if best is None:
                 best, codes, scales = apart, found, tried
                 continue

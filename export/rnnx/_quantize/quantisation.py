@@ -70,8 +70,8 @@ def quantize(
         source: the path of the artifact.
         path: of the new one; by default beside the other, `model.int8.onnx`.
         bits: of a weight, 8 or 4; 8 by default.
-        block: how many weights share a scale, a power of two from 16 to 256; 32 by default. From 64 on, rows may differ in the last
-            bits with the number of rows beside them: the result says so.
+        block: how many weights share a scale, a power of two from 16 to 256; 32 by default. From 64 on, rows may differ a
+            little with the number of rows beside them: the result says so.
         fp16: weights and computation in float16 instead, for execution providers that have it. The CPU gets slower by it.
         data: what the loss is measured on: the path of a text for a model that reads text; else an array, the path of a .npy or .csv,
             or a mapping or .npz of arrays by the names of inputs, and of outputs for targets. By default a text that the artifact
@@ -178,7 +178,9 @@ def _other_model(target: Path, name: str) -> str | None:
 
 def _check_source(opened: Artifact) -> None:
     manifest = opened.manifest
-    few = [name for name in opened.graph.operators if "Quantize" in name or "NBits" in name or name.endswith("Integer")]
+    few = [
+        name for name in opened.graph.operators if "quantize" in name.lower() or "NBits" in name or name.endswith("Integer")
+    ]
     if manifest.reduced or few:
         how = manifest.precision if manifest.reduced else ", ".join(few)
         raise QuantizeError(f"this artifact is quantised already ({how}); quantise the one that it was made of")
@@ -312,8 +314,10 @@ def _speed(before: Model, after: Model) -> tuple[Speed, ...]:
 
 
 def _too_much(done: Quantisation) -> str:
-    finer = "leave --fp16 out" if done.bits == 16 else "take --bits 8" if done.bits == 4 else "take a smaller --block"
+    finer = "leave --fp16 out, " if done.bits == 16 else "take --bits 8, " if done.bits == 4 else "take a smaller --block, "
+    if done.bits == 8 and done.block == SMALLEST_BLOCK:
+        finer = ""
     return (
-        f"it becomes worse than is allowed, on {done.data}: {loss_in_words(done)}; nothing was written: {finer}, judge it on --data of "
+        f"it becomes worse than is allowed, on {done.data}: {loss_in_words(done)}; nothing was written: {finer}judge it on --data of "
         "your own, or accept it with --allow-loss"
     )

@@ -76,7 +76,7 @@ class Quantized:
                 for one in done.weights
             ],
             "left": [f"{one.name}, {one.bytes:,} bytes: {one.because}" for one in done.left],
-            "size": [f"{done.source_bytes:,} → {self.size:,} bytes, {done.source_bytes / self.size:.1f} times smaller"],
+            "size": [self._size()],
             "speed": [self._speed(one) for one in self.speed] + self._advice(),
             "data": [done.data],
             "loss": [loss_in_words(done)],
@@ -120,6 +120,11 @@ class Quantized:
         }
         return msgspec.json.format(msgspec.json.encode(found)).decode()
 
+    def _size(self) -> str:
+        before, after = self.quantisation.source_bytes, self.size
+        times = f"{before / after:.1f} times smaller" if after < before else f"LARGER, {after / before:.2f} times as large"
+        return f"{before:,} → {after:,} bytes, {times}"
+
     def _speed(self, one: Speed) -> str:
         what = (
             "a step"
@@ -139,6 +144,8 @@ class Quantized:
             return [
                 "ONNX Runtime computes float16 in float32 on the CPU, with conversions in between; it is for providers that have it"
             ]
+        if self.size >= self.quantisation.source_bytes:
+            return ["layers as small as these gain nothing from fewer bits; keep the float artifact"]
         return [
             "layers as small as these gain nothing from fewer bits but their size; keep the float artifact where speed counts"
         ]

@@ -68,7 +68,7 @@ def _matmul(editor: Editor, graph: GraphProto, node: NodeProto) -> tuple[list[No
         return [], set()
     behind = _addition(editor, graph, node, matrix.shape[0])
     bias = None if behind is None else editor.weight(behind[1])
-    made = editor.product(_base(node), node.input[0], matrix, bias, f"{node.input[1]}.T")
+    made = editor.product(_base(node), node.input[0], matrix, bias)
     editor.note(node.input[1], node, "MatMul", matrix)
     made.output[0] = node.output[0] if behind is None else graph.node[behind[0]].output[0]
     return [made], set() if behind is None else {behind[0]}
@@ -102,8 +102,7 @@ def _gemm(editor: Editor, node: NodeProto) -> list[NodeProto]:
         return []
     if _stays(editor, node.input[1], matrix):
         return []
-    key = f"{node.input[1]}{'' if attributes.get('transB', 0) else '.T'}"
-    made = editor.product(_base(node), node.input[0], matrix, None if bias is None else bias.reshape(-1), key)
+    made = editor.product(_base(node), node.input[0], matrix, None if bias is None else bias.reshape(-1))
     editor.note(node.input[1], node, "Gemm", matrix)
     made.output[0] = node.output[0]
     return [made]
