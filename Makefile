@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 BENCH := .venv-bench/bin
 
-.PHONY: help demo test slow check format bench faults supported wheels clean
+.PHONY: help demo test slow check format bench faults supported versions wheels clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -54,6 +54,9 @@ faults: .venv/ready  ## everything that can go wrong, in full: half an hour; wri
 
 supported: .venv/ready  ## write docs/supported.md anew, from the exports of the corpus
 	RNNX_WRITE_SUPPORTED=1 $(BIN)/python -m pytest tests/export/test_corpus.py
+
+versions:  ## the tests with the oldest and the newest versions, each in an environment of its own; writes docs/supported.md
+	$(PYTHON) -m tests.versions
 
 wheels: .venv/ready  ## build both wheels into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist ./runtime .

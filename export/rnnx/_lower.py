@@ -169,7 +169,7 @@ def _refuse_guards(lift: Lift, captured: torch.export.ExportedProgram, axes: Seq
     for guard in environment.guards:
         symbols = {str(symbol) for symbol in guard.expr.free_symbols}
         one_size = type(guard.expr).__name__ == "Equality" and all(side.is_Symbol for side in guard.expr.args)
-        if _always(guard.expr, names) or _is_tested(guard.expr, names):
+        if _always(guard.expr, names) or _is_tested(guard.expr, names) or _is_index_limit(guard.expr):
             continue
         if symbols and not (one_size and len({names[symbol] for symbol in symbols if symbol in names}) <= 1):
             fixed = not symbols & names.keys() and re.fullmatch(r"Eq\(\w+, \w+\)", str(guard.expr)) is not None
@@ -198,6 +198,11 @@ def _is_tested(expression: Any, names: Mapping[str, str]) -> bool:
     """
     found = re.fullmatch(r"Ne\((\w+)( - (\d+))?, 1\)", str(expression))
     return found is not None and names.get(found.group(1)) == TIME and int(found.group(3) or 0) < _FEWEST_STEPS
+
+
+def _is_index_limit(expression: Any) -> bool:
+    """Whether a condition is that elements can be counted in 32 bits: torch then takes another kernel for the same result."""
+    return type(expression).__name__ == "LessThan" and bool(expression.rhs == 2**31 - 1)
 
 
 def _declare(model: ir.Model, shapes: Mapping[str, tuple[Dimension, ...]]) -> onnx.ModelProto:
