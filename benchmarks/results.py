@@ -20,6 +20,7 @@ QUESTIONS: Final = (
     "cold_start",
     "memory",
     "growth",
+    "silence",
     "threads",
     "disk",
     "export_time",
