@@ -4,10 +4,11 @@ import threading
 
 import numpy as np
 import pytest
+from tests.faults.networks import FEATURES, Network
 from tests.runtime import handmade
 from tests.runtime.answers import assert_close, assert_same_bits, assert_states_close, joined, named, sample, stacked
 
-from rnnx_runtime import ExecutionError, InputError, StateError, load
+from rnnx_runtime import ExecutionError, InputError, State, StateError, load
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -406,3 +407,27 @@ def test_a_call_that_was_refused_gives_the_stream_free(char_rnn, use):
 def test_a_stream_is_not_copied(char_rnn, way):
     with pytest.raises(TypeError, match="^a stream cannot be copied or pickled; keep its state, and restore it in another"):
         way(char_rnn.stream())
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_a_state_that_dies_away_is_the_same_bits_whichever_way_it_is_fed(kind):
+    """Nothing is rounded to zero on the way: a step, a chunk, a pool and a snapshot would each do it at another place."""
+    model = load(Network(kind, 20, biases=0).artifact())
+    silence = np.zeros((1, 300, FEATURES), np.float32)
+    stepped, fed, pool = model.stream(), model.stream(), model.pool()
+    loud = sample(model, 1, 5)
+    for stream in (stepped, fed):
+        stream.feed(loud)
+    pool.feed({"alone": loud[0], "beside": sample(model, 1, 5, seed=1)[0]})
+    denormal = 0
+    for first in range(0, 300, 50):
+        chunk = silence[:, first : first + 50]
+        steps = [stepped.step(chunk[:, step]) for step in range(50)]
+        pooled = [pool.step({"beside": chunk[0, step], "alone": chunk[0, step]})["alone"] for step in range(50)]
+        wanted = fed.feed(chunk)
+        assert np.stack(steps, axis=1).tobytes() == np.stack(pooled)[None].tobytes() == wanted.tobytes()
+        stepped.restore(State.from_bytes(stepped.state.to_bytes()))
+        assert stepped.state == fed.state == pool.state("alone") == stepped.fork().state
+        denormal += int(((wanted != 0) & (np.abs(wanted) < np.finfo(np.float32).smallest_normal)).sum())
+    assert denormal > 0
+    assert not any(array.any() for array in fed.state.values())  # and in the end there is silence
