@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnx import _torchscript
+from rnnx._companions import beside, manifest_inside, write_export
 from rnnx._contract import check_codec, make_manifest
 from rnnx._eager import first_line
 from rnnx._errors import ExportError, ParityError
@@ -35,7 +36,6 @@ from rnnx_runtime.artifact import (
     golden_sha256,
     open_artifact,
     seal,
-    write_atomic,
 )
 
 
@@ -82,7 +82,7 @@ def export(
         LiftError: the module's state or axes cannot be made explicit.
         ParityError: the exported model differs from the module; nothing was written.
         ExportError: torch cannot trace it, or the graph has what `rnnx.lint` calls an error.
-        OSError: a file cannot be written. The artifact is written last, and whole or not at all.
+        OSError: a file cannot be written. All of them are made before the first takes its place, the artifact last.
     """
     module = getattr(module, "_orig_mod", module)  # what torch.compile has inside
     target = check_target(path)
@@ -119,13 +119,8 @@ def export(
         if not linted.passed and not allow_mismatch:
             raise ExportError(f"the exported {lift.name} has what fails in silence; nothing was written\n{linted}")
         archive = None if script is None else _torchscript.serialise(script, manifest)
-    script_path, report_path = _beside(target)
-    if archive is not None:
-        write_atomic(script_path, archive)
-    elif script_path.exists():
-        script_path.unlink()  # of an export before: ours, `check_target` made sure
-    write_atomic(report_path, report.to_json())
-    write_atomic(target, data)
+    script_path, report_path = beside(target)
+    write_export(target, data, archive, report.to_json(proven.digest))  # a script of an export before is ours: `check_target`
     return Exported(
         path=target,
         torchscript=None if archive is None else script_path,
@@ -151,10 +146,10 @@ def check_target(path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if target.suffix != ".onnx":
         raise ExportError(f"the artifact's name must end in .onnx, got {target.name!r}; for example artifacts/model.onnx")
-    script, report = _beside(target)
+    script, report = beside(target)
     for file in (target, script, report):
         check_writable(file)
-    if script.exists() and not _torchscript.is_ours(script):
+    if script.exists() and manifest_inside(script) is None:
         raise ExportError(
             f"{script} would be replaced by TorchScript, but it is not an export of rnnx; move it, or choose another name"
         )
@@ -170,11 +165,6 @@ def _other_model(target: Path, title: str) -> str | None:
     except ArtifactError:
         return "something that is no artifact"
     return None if name == title else name
-
-
-def _beside(target: Path) -> tuple[Path, Path]:
-    """Where the TorchScript file and the parity report go."""
-    return target.with_suffix(".pt"), target.with_suffix(".parity.json")
 
 
 def _load(data: bytes) -> Model:

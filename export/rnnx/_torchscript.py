@@ -9,22 +9,23 @@ import os
 import zipfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import msgspec
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnx._axes import has_time
+from rnnx._companions import is_of, manifest_inside
 from rnnx._eager import first_line
 from rnnx._errors import ExportError
 from rnnx._lift import Lift
 from rnnx._lifted import LiftedModule
 from rnnx._quiet import quiet
 from rnnx._sites import split, stack
-from rnnx_runtime.artifact import BATCH, MANIFEST_KEY, TIME, Manifest
+from rnnx_runtime.artifact import BATCH, MANIFEST_KEY, SIZE_LIMIT, TIME, Manifest, read_regular
+
+_LARGEST: Final = 2 * SIZE_LIMIT  # bytes: its weights are those of an artifact, its code comes on top
 
 
 class NativeModule(LiftedModule):
@@ -83,32 +84,18 @@ def read(path: str | os.PathLike[str], manifest: Manifest) -> torch.jit.ScriptMo
 
     Raises:
         ExportError: it is no TorchScript of rnnx, or that of another artifact.
+        ArtifactError: there is no regular file, or it is too large.
     """
-    if not is_ours(Path(path)):
+    data = read_regular(path, _LARGEST)
+    inside = manifest_inside(io.BytesIO(data))
+    if inside is None:
         raise ExportError(f"{os.fspath(path)} is no TorchScript written by `rnnx export`; give the .pt beside the artifact")
-    data = Path(path).read_bytes()
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        name = next(name for name in archive.namelist() if name.endswith(f"/extra/{MANIFEST_KEY}"))
-        said = archive.read(name)
-    try:
-        same = msgspec.json.decode(said, type=Manifest) == manifest
-    except msgspec.DecodeError:
-        same = False
-    if not same:
+    if not is_of(inside, manifest):
         raise ExportError(f"{os.fspath(path)} was written beside another artifact; export the model again")
     try:
         return deserialise(data)
     except Exception as error:
         raise ExportError(f"{os.fspath(path)}: torch {torch.__version__} cannot read it: {first_line(error)}") from error
-
-
-def is_ours(path: Path) -> bool:
-    """Whether a file is TorchScript that rnnx wrote."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith(f"/extra/{MANIFEST_KEY}") for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
-        return False
 
 
 def _without_source(buffer: io.BytesIO) -> bytes:
@@ -119,7 +106,7 @@ def _without_source(buffer: io.BytesIO) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(buffer) as archive, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as kept:
         for name in archive.namelist():
-            if name.endswith(".debug_pkl"):
+            if name.endswith((".debug_pkl", "/.data/serialization_id")):  # the latter is a hash of the former, too
                 continue
             entry = zipfile.ZipInfo(name)  # dated 1980
             start = out.tell() + 30 + len(name.encode())

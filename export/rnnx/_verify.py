@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from rnnx._companions import strangers
 from rnnx._errors import ExportError
 from rnnx._parity.alone import prove_alone
 from rnnx._parity.report import ParityReport, versions
@@ -35,6 +36,7 @@ class Verification:
         same_weights: whether that module has the weights that were exported; None where there is none.
         selftest: the golden trace, on this machine and provider.
         parity: all comparisons.
+        strangers: files beside the artifact, as an export writes them, that belong to another one.
     """
 
     path: str
@@ -44,6 +46,7 @@ class Verification:
     same_weights: bool | None
     selftest: SelfTest
     parity: ParityReport
+    strangers: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -81,6 +84,7 @@ class Verification:
                 "largest": self.selftest.largest,
                 "tolerance": self.selftest.tolerance,
             },
+            "strangers": self.strangers,
             "made_with": self.manifest.provenance.versions,
             "parity": msgspec.Raw(self.parity.to_json()),
         }
@@ -146,6 +150,7 @@ def verify(
         None if lift is None else _has_same_weights(lift, opened.manifest),
         tested,
         report,
+        tuple(str(path) for path in strangers(source, opened)),
     )
 
 

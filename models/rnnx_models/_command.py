@@ -88,7 +88,7 @@ def _check_paths(options: Options) -> None:
     """
     paths = {"--text": options.text, "--plot": options.plot, "--output": options.checkpoint}
     paths["the interrupted training"] = resume_path(options.checkpoint)
-    given = [(name, path.resolve()) for name, path in paths.items() if path is not None]
+    given = [(name, os.path.realpath(path)) for name, path in paths.items() if path is not None]  # also of links in a circle
     for (one, path), (other, same) in itertools.combinations(given, 2):
         if path == same:
             raise SettingsError(f"{one} and {other} are the same file, {path}; give another")

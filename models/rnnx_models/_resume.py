@@ -97,7 +97,10 @@ def read_training(path: Path, model: str) -> tuple[Interrupted, dict[str, Tensor
     """
     if not path.exists():
         raise CheckpointError(f"no interrupted training at {path}; begin one without resuming")
-    return read_tensors(path, _KEY, Interrupted, "an interrupted training", model)
+    header, _, tensors = read_tensors(
+        path, _KEY, Interrupted, "an interrupted training", "training", model, ("module.", "best.")
+    )
+    return header, tensors
 
 
 def check_same(path: Path, header: Interrupted, recipe: Recipe[Any], **given: float | None) -> None:

@@ -3,19 +3,22 @@
 One file, written whole or not at all; the same training gives the same bytes.
 """
 
+import dataclasses
 import errno
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
-import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from rnnx_models._recipe import Recipe
-from rnnx_models._registry import get_recipe
+from rnnx_models._registry import MODELS, get_recipe
+from rnnx_models._tensors import Safetensors, TensorFileError, check_types, misfits, one_line, shown
 from rnnx_runtime import RnnxError
 from rnnx_runtime.artifact import write_atomic
 
@@ -30,6 +33,8 @@ class CheckpointError(RnnxError, ValueError):
 class _Header(Protocol):
     @property
     def model(self) -> str: ...
+    @property
+    def config(self) -> dict[str, Any]: ...
 
 
 H = TypeVar("H", bound=_Header)
@@ -75,18 +80,11 @@ def load_checkpoint(path: str | os.PathLike[str], model: str | None = None) -> t
         CheckpointError: it is no checkpoint of ours, one of another model, or its weights do not fit or are not finite.
         FileNotFoundError: there is no file.
     """
-    name = os.fspath(path)
     if not Path(path).exists():
-        raise FileNotFoundError(errno.ENOENT, "no checkpoint here; make one with `rnnx train`", name)
-    header, weights = read_tensors(path, _KEY, CheckpointHeader, "a checkpoint", model)
-    recipe_type = get_recipe(header.model)
-    recipe = recipe_type(read_config(path, recipe_type, header.config))
-    try:
-        module = recipe.build()
-        module.load_state_dict(weights)
-    except (RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{name}: the checkpoint does not fit {header.model}: {reason}") from None
+        raise FileNotFoundError(errno.ENOENT, "no checkpoint here; make one with `rnnx train`", os.fspath(path))
+    _, recipe, weights = read_tensors(path, _KEY, CheckpointHeader, "a checkpoint", "checkpoint", model)
+    module = recipe.build()
+    module.load_state_dict(weights)
     return recipe, module.eval()
 
 
@@ -101,31 +99,83 @@ def write_tensors(path: str | os.PathLike[str], key: str, header: msgspec.Struct
 
 
 def read_tensors(
-    path: str | os.PathLike[str], key: str, kind: type[H], noun: str, model: str | None
-) -> tuple[H, dict[str, Tensor]]:
-    """What `write_tensors` wrote.
+    path: str | os.PathLike[str],
+    key: str,
+    kind: type[H],
+    noun: str,
+    what: str,
+    model: str | None,
+    prefixes: Sequence[str] = ("",),
+) -> tuple[H, Recipe[Any], dict[str, Tensor]]:
+    """What `write_tensors` wrote: the header, the recipe that it describes, and the tensors.
 
     Args:
         kind: of the header.
-        noun: what the file is to be, for the message.
+        noun, what: what the file is to be, and what is in it, for the message.
         model: the name that the header must have, where the caller expects one.
+        prefixes: of the names of tensors that are a module's, all of them; "" where the file holds nothing else. A prefix that no
+            name has is left out.
 
     Raises:
-        CheckpointError: it is no such file, one of another model, or its values are not finite.
+        CheckpointError: it is no such file, one of another model, its module has other tensors, or its values are not finite.
     """
     name = os.fspath(path)
+    header, file = _open(path, key, kind, noun)
+    with file:
+        if model is not None and header.model != model:
+            raise CheckpointError(f"{name} is {noun} of {shown(header.model)!r}, not of {model!r}; give the one that fits")
+        if header.model not in MODELS:
+            raise CheckpointError(f"{name} is {noun} of {shown(header.model)!r}; there are {', '.join(MODELS)}")
+        recipe_type = get_recipe(header.model)
+        recipe = recipe_type(read_config(path, recipe_type, header.config))
+        own = _check_fits(f"{name}: the {what}", recipe, file, prefixes)
+        try:
+            tensors = file.read_finite(file.shapes)
+            check_types({name: tensor for name, tensor in tensors.items() if name in own}, own)
+        except TensorFileError as error:
+            raise CheckpointError(f"{name}: {error}") from None
+    return header, recipe, tensors
+
+
+def _open(path: str | os.PathLike[str], key: str, kind: type[H], noun: str) -> tuple[H, Safetensors]:
+    """The header of a file, and its tensors before they are read.
+
+    Raises:
+        CheckpointError: it is no such file.
+    """
     try:
-        with safetensors.safe_open(name, framework="pt") as file:
-            header = msgspec.json.decode((file.metadata() or {})[key], type=kind)
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
-    except (KeyError, msgspec.DecodeError, safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{name} is not {noun} made by `rnnx train`: {error}") from None
-    if model is not None and header.model != model:
-        raise CheckpointError(f"{name} is {noun} of {header.model!r}, not of {model!r}; give the one that fits")
-    for tensor_name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise CheckpointError(f"{name}: {tensor_name} holds NaN or infinity; train the model again")
-    return header, tensors
+        file = Safetensors(Path(path))
+        header = msgspec.json.decode(file.metadata.get(key, ""), type=kind)
+    except (TensorFileError, OSError, ValueError, RecursionError) as error:  # msgspec.DecodeError is a ValueError
+        raise CheckpointError(f"{os.fspath(path)} is not {noun} made by `rnnx train`: {one_line(error)}") from None
+    return header, file
+
+
+def _check_fits(what: str, recipe: Recipe[Any], file: Safetensors, prefixes: Sequence[str]) -> dict[str, Tensor]:
+    """Refuse a config whose module has other tensors than the file, before room is made for any; its own, without values.
+
+    Raises:
+        CheckpointError: that is so.
+    """
+    values = sum(map(math.prod, file.shapes.values()))
+    for field, size in dataclasses.asdict(recipe.config).items():
+        most = len(file.shapes) if field == "layers" else values
+        if isinstance(size, int) and size > most:  # as many steps may be taken to find that out otherwise
+            raise CheckpointError(f"{what} does not fit {recipe.name}: its {field} would need more tensors than there are")
+    try:
+        with torch.device("meta"):
+            plain = recipe.build().state_dict()
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"{what} does not fit {recipe.name}: {one_line(error)}") from None
+    own: dict[str, Tensor] = {}
+    for prefix in prefixes:
+        found = {name: shape for name, shape in file.shapes.items() if name.startswith(prefix)}
+        if found or prefix == prefixes[0]:
+            mine = {f"{prefix}{name}": tensor for name, tensor in plain.items()}
+            if problems := misfits(found, mine):
+                raise CheckpointError(f"{what} does not fit {recipe.name}: {'; '.join(problems)}")
+            own |= mine
+    return own
 
 
 def read_config(path: str | os.PathLike[str], recipe_type: type[Recipe[Any]], values: dict[str, Any]) -> Any:
@@ -137,5 +187,5 @@ def read_config(path: str | os.PathLike[str], recipe_type: type[Recipe[Any]], va
     try:
         msgspec.convert(values, recipe_type.config_type)
         return recipe_type.config_type(**values)
-    except (TypeError, msgspec.ValidationError) as error:
-        raise CheckpointError(f"{os.fspath(path)}: the config does not fit {recipe_type.name}: {error}") from None
+    except (TypeError, ValueError) as error:  # msgspec.ValidationError is one
+        raise CheckpointError(f"{os.fspath(path)}: the config does not fit {recipe_type.name}: {one_line(error)}") from None

@@ -2,7 +2,7 @@
 
 from rnnx_runtime._artifact import Artifact, open_artifact
 from rnnx_runtime._codec import CharCodec, Codec, OneHotCodec, ScalerCodec, TextCodec
-from rnnx_runtime._files import check_writable, read_regular, write_atomic
+from rnnx_runtime._files import check_writable, read_regular, write_atomic, write_together
 from rnnx_runtime._layout import Layout
 from rnnx_runtime._manifest import (
     BATCH,
@@ -75,4 +75,5 @@ __all__ = [
     "read_regular",
     "seal",
     "write_atomic",
+    "write_together",
 ]

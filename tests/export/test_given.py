@@ -1,14 +1,18 @@
 """`rnnx export --module`: anybody's file, weights and inputs, in words."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from click.testing import CliRunner
+from torch import nn
 
 from rnnx._cli import main
+from rnnx._cli.given import load_weights
+from rnnx._errors import ExportError
 from rnnx_runtime import load
 
 NET = """
@@ -209,8 +213,14 @@ BAD_WEIGHTS = {
         "every name begins with 'module.': save model.module.state_dict()",
     ),
     "not finite": (lambda w: w | {"emb.weight": torch.full((9, 4), float("nan"))}, "emb.weight holds NaN or infinity"),
-    "sparse": (lambda w: w | {"emb.weight": torch.zeros(9, 4).to_sparse()}, "emb.weight is not a dense tensor"),
+    "sparse": (lambda w: w | {"emb.weight": torch.zeros(9, 4).to_sparse()}, "w.pt: a tensor is not dense"),
     "numbers": (lambda w: {"a": 1}, "holds no state_dict"),
+    "another type": (
+        lambda w: w | {"emb.weight": torch.zeros(9, 4).double()},
+        "emb.weight is float64, and float32 in the module",
+    ),
+    "complex": (lambda w: w | {"emb.weight": torch.zeros(9, 4) * 1j}, "of a type that is not read (ComplexFloatStorage)"),
+    "expanded": (lambda w: w | {"emb.weight": torch.zeros(1).expand(9, 4)}, "overlap or lie apart; save a .clone() of it"),
 }
 
 
@@ -242,5 +252,52 @@ class RunsCode:
 def test_a_checkpoint_never_runs_code(net):
     torch.save({"w": RunsCode()}, "w.pt")
     result = run("--module", "net.py:with_example", "--checkpoint", "w.pt")
-    assert "w.pt holds more than weights, and reading it would run code; save module.state_dict()" in result.output
+    assert "w.pt: holds more than weights, and reading it would run code; save module.state_dict()" in result.output
     assert not (net / "ran").exists()
+
+
+def layer():
+    return nn.ModuleDict({"emb": nn.Embedding(9, 4), "gru": nn.GRU(4, 6)})
+
+
+def kept():
+    """State dicts as people save them, each of which is read to the same values."""
+    flat = torch.cat([tensor.flatten() for tensor in weights().values()])
+    parts = flat.split([tensor.numel() for tensor in weights().values()])
+    emb = weights()["emb.weight"]
+    optimizer = torch.optim.Adam([nn.Parameter(emb.clone())])
+    optimizer.param_groups[0]["params"][0].grad = emb
+    optimizer.step()
+    return {
+        "as they are": weights(),
+        "views of one tensor": {name: part.view(w.shape) for (name, w), part in zip(weights().items(), parts, strict=True)},
+        "in another order of axes": weights() | {"emb.weight": emb.t().contiguous().t()},
+        "parameters": {name: nn.Parameter(tensor) for name, tensor in weights().items()},
+        "beside an optimiser": {"model_state_dict": weights(), "optimizer": optimizer.state_dict(), "epoch": 2, "name": "n"},
+    }
+
+
+@pytest.mark.parametrize("how", list(kept()))
+def test_what_torch_saves_is_read_to_the_same_values(net, how):
+    torch.save(kept()[how], "w.pt")
+    module = layer()
+    load_weights(module, Path("w.pt"))
+    assert all(torch.equal(tensor, weights()[name]) for name, tensor in module.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_floats_of_fewer_bits_are_taken(net, dtype):
+    torch.save({name: tensor.to(dtype) for name, tensor in weights().items()}, "w.pt")
+    module = layer()
+    load_weights(module, Path("w.pt"))
+    assert all(torch.equal(tensor, weights()[name].to(dtype).float()) for name, tensor in module.state_dict().items())
+
+
+def test_bytes_that_were_changed_are_noticed_by_their_checksum(net):
+    torch.save(weights(), "w.pt")
+    data = bytearray((net / "w.pt").read_bytes())
+    at = data.index(weights()["emb.weight"].numpy().tobytes())
+    data[at] ^= 1
+    (net / "w.pt").write_bytes(data)
+    with pytest.raises(ExportError, match="w.pt: its weights cannot be read: Bad CRC-32"):
+        load_weights(layer(), Path("w.pt"))

@@ -353,3 +353,40 @@ def test_a_browser_shows_the_page(page, tmp_path):
         colours = image.convert("RGB").getcolors(1 << 24)
     found = {colour for count, colour in colours if count > 20}
     assert {(0xC2, 0x41, 0x0C), (0x1D, 0x4E, 0xD8)} <= found  # the curves are drawn, in the colours of the page
+
+
+@pytest.fixture
+def exported(lstm, tmp_path):
+    """A copy of an artifact and what stands beside it."""
+    for path in lstm[2].parent.iterdir():
+        shutil.copy(path, tmp_path)
+    return tmp_path / "lstm.onnx"
+
+
+@pytest.mark.parametrize("ending", [".pt", ".parity.json"])
+def test_a_file_beside_it_of_another_export_is_named(exported, ending):
+    assert rnnx.verify(exported).strangers == ()
+    other = exported.parent / "other.onnx"
+    module = Explicit("lstm", num_layers=2)
+    rnnx.export(module, example(module), other, proof="quick")
+    shutil.copy(other.with_suffix(ending), exported.with_suffix(ending))
+    found = rnnx.verify(exported)
+    assert found.passed
+    assert found.strangers == (str(exported.with_suffix(ending)),)
+    said = CliRunner().invoke(main, ["verify", str(exported)])
+    assert said.stderr == (
+        f"{exported.with_suffix(ending)} does not belong to it: it was written with another artifact; export the model again\n"
+        "give --model NAME or --module FILE.py:FACTORY to compare it with the eager module\n"
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"[" * 100_000, b'{"artifact": 3}'])
+def test_damaged_files_beside_it_are_no_companions(exported, content):
+    exported.with_suffix(".pt").write_bytes(content)  # perhaps somebody else's
+    exported.with_suffix(".parity.json").write_bytes(content)
+    assert rnnx.verify(exported).strangers == (str(exported.with_suffix(".parity.json")),)
+
+
+def test_the_report_names_the_artifact(lstm):
+    path = lstm[2]
+    assert json.loads(path.with_suffix(".parity.json").read_bytes())["artifact"] == rnnx.verify(path).digest

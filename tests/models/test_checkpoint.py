@@ -1,3 +1,6 @@
+import json
+import os
+
 import pytest
 import safetensors.torch
 import torch
@@ -84,3 +87,43 @@ def test_unknown_settings_are_refused(checkpoint):
     changed(checkpoint, {"rnnx": header.replace('"hidden"', '"hiden"')})
     with pytest.raises(CheckpointError, match="does not fit emb_rnn.*hiden"):
         load_checkpoint(checkpoint)
+
+
+def with_config(path, **config):
+    with safetensors.safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["rnnx"])
+    header["config"] |= config
+    return changed(path, {"rnnx": json.dumps(header)})
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"hidden": 10**9}, "its hidden would need more tensors than there are"),
+        ({"layers": 10**9}, "its layers would need more tensors than there are"),
+        ({"hidden": 9}, r"of another shape: fc\.weight \(4, 8\), not \(4, 9\)"),
+        ({"hidden": -1}, "does not fit emb_rnn: "),
+    ],
+)
+def test_sizes_are_compared_before_room_is_made_for_a_module(checkpoint, config, said, monkeypatch):
+    build = get_recipe("emb_rnn").build
+
+    def watched(recipe):
+        assert torch.get_default_device().type == "meta", "room is made"
+        return build(recipe)
+
+    monkeypatch.setattr(get_recipe("emb_rnn"), "build", watched)
+    with pytest.raises(CheckpointError, match=said):
+        load_checkpoint(with_config(checkpoint, **config))
+
+
+def test_weights_of_another_type_are_refused(checkpoint):
+    changed(checkpoint, **{"fc.bias": torch.zeros(4, dtype=torch.float64)})
+    with pytest.raises(CheckpointError, match=r"fc\.bias is float64, and float32 in the module"):
+        load_checkpoint(checkpoint)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="no regular file; give the path of a checkpoint"):
+        load_checkpoint(tmp_path / "pipe")

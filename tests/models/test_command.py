@@ -258,7 +258,10 @@ def test_the_module_ends_without_a_traceback_before_it_trains(module, monkeypatc
         ({"hidden": 17}, "the training does not fit char_lstm: "),
         ({"hidden": -1}, "the training does not fit char_lstm: "),
         ({"hidden": 10**12}, "the training does not fit char_lstm: "),
-        ({"vocabulary": "ab"}, "the training does not fit char_lstm: the text does not fit the model: "),
+        (
+            {"vocabulary": "ab"},
+            "the training does not fit char_lstm: of another shape: module.emb.weight (64, 64), not (2, 64)",
+        ),
     ],
     ids=str,
 )

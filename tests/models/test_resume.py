@@ -108,7 +108,7 @@ def test_an_interrupted_training_leaves_the_best_checkpoint_so_far(make_small, i
     first = train(make_small(), **SHORT).curve.scores[0]
     module_score = make_small().score(module).value
     assert module_score == pytest.approx(first, rel=1e-6)
-    header, _ = read_tensors(interrupted, "rnnx", CheckpointHeader, "a checkpoint", "char_lstm")
+    header, *_ = read_tensors(interrupted, "rnnx", CheckpointHeader, "a checkpoint", "checkpoint", "char_lstm")
     assert header.score == first
     assert header.best_epoch == 1
 

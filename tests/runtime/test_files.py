@@ -1,4 +1,5 @@
 import os
+import signal
 import stat
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 
 from rnnx_runtime import ArtifactError, ArtifactNotFoundError, load
 from rnnx_runtime._files import read_regular
-from rnnx_runtime.artifact import write_atomic
+from rnnx_runtime.artifact import check_writable, write_atomic, write_together
 
 DESCRIPTORS = Path("/proc/self/fd")
 
@@ -160,7 +161,7 @@ def test_a_folder_is_not_overwritten(tmp_path):
 
 @pytest.mark.parametrize("there_before", [True, False])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-@pytest.mark.parametrize("function", ["fsync", "replace", "chmod"])
+@pytest.mark.parametrize("function", ["write", "fsync", "replace"])
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, function, error, there_before):
     target = tmp_path / "model.onnx"
     if there_before:
@@ -217,3 +218,111 @@ def test_an_error_means_that_the_old_file_is_untouched(tmp_path, monkeypatch):
     else:
         assert target.read_bytes() == b"new"
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def temporaries(folder):
+    return [path.name for path in folder.iterdir() if path.name.startswith(".tmp-rnnx-")]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path, monkeypatch):
+    child = os.fork()
+    if child == 0:
+        os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+        write_atomic(tmp_path / "model.onnx", b"content")
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert len(temporaries(tmp_path)) == 1
+    write_atomic(tmp_path / "other.onnx", b"content")
+    assert [path.name for path in tmp_path.iterdir()] == ["other.onnx"]
+
+
+def test_what_a_living_writer_has_is_left_to_it(tmp_path, monkeypatch):
+    real, seen = os.fsync, []
+
+    def in_between(descriptor):
+        monkeypatch.setattr(os, "fsync", real)
+        write_atomic(tmp_path / "other.onnx", b"other")
+        seen.extend(temporaries(tmp_path))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", in_between)
+    write_atomic(tmp_path / "model.onnx", b"content")
+    assert len(seen) == 1
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"model.onnx": b"content", "other.onnx": b"other"}
+
+
+def test_what_is_only_called_like_a_temporary_file_is_left_alone(tmp_path):
+    os.mkfifo(tmp_path / ".tmp-rnnx-pipe")
+    (tmp_path / ".tmp-rnnx-folder").mkdir()
+    (tmp_path / ".tmp-rnnx-link").symlink_to(tmp_path / "kept")
+    (tmp_path / "kept").touch()
+    write_atomic(tmp_path / "model.onnx", b"content")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {".tmp-rnnx-pipe", ".tmp-rnnx-folder", ".tmp-rnnx-link", "kept", "model.onnx"}
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_of_files_that_belong_together_none_takes_its_place_before_all_are_made(tmp_path, monkeypatch, failing):
+    paths = [tmp_path / name for name in ("model.pt", "model.parity.json", "model.onnx")]
+    for path in paths:
+        path.write_bytes(b"old")
+    calls, real = [], os.fsync
+
+    def fail(descriptor):
+        calls.append(descriptor)
+        if len(calls) == failing:
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="cannot be written: No space left on device; free some space") as raised:
+        write_together(dict.fromkeys(paths, b"new"))
+    assert raised.value.filename == str(paths[failing - 1])
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == dict.fromkeys(paths, b"old")
+
+
+def test_files_that_belong_together_take_their_places_in_order_and_one_may_go(tmp_path, monkeypatch):
+    order, real = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: order.append(Path(new).name) or real(old, new))
+    (tmp_path / "gone").touch()
+    write_together({tmp_path / "one": b"1", tmp_path / "gone": None, tmp_path / "never": None, tmp_path / "last": b"2"})
+    assert order == ["one", "last"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last", "one"]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444])
+def test_a_file_hands_on_its_permissions(tmp_path, mode):
+    (tmp_path / "model.onnx").touch()
+    (tmp_path / "model.onnx").chmod(mode)
+    write_atomic(tmp_path / "model.onnx", b"content")
+    assert stat.S_IMODE((tmp_path / "model.onnx").stat().st_mode) == mode
+
+
+def test_what_a_link_points_to_is_replaced(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.onnx").symlink_to("folder/model.onnx")
+    write_atomic(tmp_path / "link.onnx", b"content")
+    assert (tmp_path / "link.onnx").is_symlink()
+    assert [path.read_bytes() for path in (tmp_path / "folder").iterdir()] == [b"content"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("n" * 300, "cannot be written: File name too long; give a shorter name"),
+        ("circle", "cannot be written: .*; its links lead in a circle; give another path"),
+        ("null\0", "is no path; give another"),
+        ("pipe", "is not a regular file; write somewhere else"),
+        ("file/model.onnx", "is a file, not a folder; write somewhere else"),
+    ],
+)
+def test_what_is_no_place_for_a_file_is_said_with_the_remedy(tmp_path, name, said):
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    before = sorted(tmp_path.iterdir())
+    for check in (check_writable, lambda path: write_atomic(path, b"")):
+        with pytest.raises(OSError, match=said):
+            check(tmp_path / name)
+    assert sorted(tmp_path.iterdir()) == before

@@ -1,24 +1,22 @@
 """What a person hands to `rnnx export --module`: a factory in a file, weights, and inputs in words."""
 
 import ast
+import errno
 import importlib.util
-import pickle
 import re
 import sys
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from rnnx._eager import first_line
 from rnnx._errors import ExportError
+from rnnx_models._tensors import Safetensors, TensorFile, TensorFileError, check_types, misfits
+from rnnx_models._torch_file import TorchFile
 
 _EXAMPLE: Final = re.compile(
     r"\s*(?:(?P<name>[A-Za-z_]\w*)\s*:)?\s*(?P<dtype>\w+)\s*\[(?P<sizes>[^\]]*)\]\s*(?:<\s*(?P<most>\d+))?\s*"
@@ -30,7 +28,6 @@ _DTYPES: Final = {
     "int64": torch.int64,
     "bool": torch.bool,
 }
-_SHOWN: Final = 5  # keys that do not fit
 
 
 @dataclass(frozen=True)
@@ -199,69 +196,34 @@ def as_example(module: nn.Module, described: Sequence[Described]) -> tuple[dict[
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Fill a module with the weights of a file: safetensors, or what `torch.save` wrote of a state dict.
+    """Fill a module with the weights of a file: safetensors, or what `torch.save` wrote of a state dict. No code in it is run.
 
     Raises:
         ExportError: the file holds something else than dense finite tensors, or they do not fit the module.
         OSError: it cannot be read.
     """
-    weights = _read_weights(path)
-    for name, tensor in weights.items():
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-            raise ExportError(
-                f"{path}: {name} is not a dense tensor with values ({tensor.layout}); save the module's plain state_dict"
-            )
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ExportError(f"{path}: {name} holds NaN or infinity; train the module again")
     own = module.state_dict()
-    problems = _listed("missing in the file", [name for name in own if name not in weights])
-    problems += _listed("not in the module", [name for name in weights if name not in own])
-    shapes = [
-        f"{n} {tuple(t.shape)}, not {tuple(own[n].shape)}" for n, t in weights.items() if n in own and t.shape != own[n].shape
-    ]
-    problems += _listed("of another shape", shapes)
-    if problems:
-        remedy = "build the module as it was trained (--arg), or give the checkpoint that fits"
-        if weights and all(name.startswith("module.") for name in weights):
-            remedy = "every name begins with 'module.': save model.module.state_dict()"
-        raise ExportError(f"{path} does not fit {type(module).__name__}: {'; '.join(problems)}; {remedy}")
+    try:
+        with _open_tensors(path) as file:
+            if problems := misfits(file.shapes, own):
+                raise ExportError(f"{path} does not fit {type(module).__name__}: {'; '.join(problems)}; {_remedy(file)}")
+            weights = file.read_finite(own)
+            check_types(weights, own)
+    except TensorFileError as error:
+        raise ExportError(f"{path}: {error}") from None
     module.load_state_dict(weights)
 
 
-def _listed(what: str, names: Sequence[str]) -> list[str]:
-    shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-    return [f"{what}: {shown}"] if names else []
+def _remedy(file: TensorFile) -> str:
+    if file.shapes and all(name.startswith("module.") for name in file.shapes):
+        return "every name begins with 'module.': save model.module.state_dict()"
+    return "build the module as it was trained (--arg), or give the checkpoint that fits"
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(2, "no checkpoint here", str(path))
-    readers: dict[str, Callable[[Path], Any]] = {".safetensors": _read_safetensors, ".pt": _read_torch, ".pth": _read_torch}
+def _open_tensors(path: Path) -> TensorFile:
+    if not path.exists():
+        raise FileNotFoundError(errno.ENOENT, "no checkpoint here", str(path))
+    readers: dict[str, Callable[[Path], TensorFile]] = {".safetensors": Safetensors, ".pt": TorchFile, ".pth": TorchFile}
     if path.suffix not in readers:
         raise ExportError(f"{path}: a checkpoint ends in {', '.join(readers)}; save one with safetensors or torch.save")
-    weights = readers[path.suffix](path)
-    for key in ("state_dict", "model_state_dict"):  # beside an optimiser's, as training loops save them
-        if isinstance(weights, dict) and isinstance(weights.get(key), dict):
-            weights = weights[key]
-    if not isinstance(weights, dict) or not all(isinstance(n, str) and isinstance(t, Tensor) for n, t in weights.items()):
-        raise ExportError(f"{path} holds no state_dict, names with tensors; save module.state_dict()")
-    return weights
-
-
-def _read_safetensors(path: Path) -> Any:
-    try:
-        return safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise ExportError(f"{path} is not a safetensors file: {error}") from None
-
-
-def _read_torch(path: Path) -> Any:
-    """With `weights_only`, and nothing else: any other way of reading would run code out of the file."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise ExportError(
-            f"{path} holds more than weights, and reading it would run code; save module.state_dict() instead of the module"
-        ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
-        raise ExportError(f"{path} is not a file of torch.save: {first_line(error)}") from None
+    return readers[path.suffix](path)

@@ -82,6 +82,8 @@ def verify(
     if report is not None:
         write_page(report, found)
     click.echo(found.to_json() if as_json else str(found))
+    for other in found.strangers:
+        click.echo(f"{other} does not belong to it: it was written with another artifact; export the model again", err=True)
     if gone:
         click.echo(gone, err=True)
     elif chosen is None and not as_json and found.manifest.lowering != "adopted":

@@ -135,9 +135,10 @@ class ParityReport:
             )
         return lines
 
-    def to_json(self) -> bytes:
-        """The whole report, with the versions and the machine that it was made with."""
+    def to_json(self, artifact: str = "") -> bytes:
+        """The whole report, with the versions and the machine that it was made with, and the artifact's SHA-256 where it is given."""
         found: dict[str, Any] = {
+            **({"artifact": artifact} if artifact else {}),
             "passed": self.passed,
             "proof": self.proof,
             "failed": self.failed,
