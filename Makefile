@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 BENCH := .venv-bench/bin
 
-.PHONY: help demo test slow check format bench faults supported versions wheels clean
+FUZZ_SECONDS ?= 60
+
+.PHONY: help demo test slow check format bench faults fuzz supported versions wheels clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -51,6 +53,18 @@ bench: .venv-bench/ready  ## the benchmarks: ten minutes, on a machine that does
 
 faults: .venv/ready  ## everything that can go wrong, in full: half an hour; writes docs/faults.md
 	$(BIN)/python -m tests.faults --write docs/faults.md
+
+# Atheris has libFuzzer in it, for Linux; what it finds on its way stays in build/fuzz, what breaks a target is kept in tests/fuzz.
+build/fuzz/venv/ready: pyproject.toml runtime/pyproject.toml constraints.txt
+	$(PYTHON) -m venv build/fuzz/venv
+	build/fuzz/venv/bin/python -m pip install --quiet --upgrade --constraint constraints.txt pip
+	build/fuzz/venv/bin/python -m pip install --quiet --constraint constraints.txt --editable ./runtime --group fuzz
+	touch $@
+
+fuzz: build/fuzz/venv/ready  ## coverage-guided fuzzing of what reads files: FUZZ_SECONDS=60 for each target
+	for target in artifact manifest snapshot; do \
+		build/fuzz/venv/bin/python -m tests.fuzz $$target --seconds $(FUZZ_SECONDS) || exit 1; \
+	done
 
 supported: .venv/ready  ## write docs/supported.md anew, from the exports of the corpus
 	RNNX_WRITE_SUPPORTED=1 $(BIN)/python -m pytest tests/export/test_corpus.py

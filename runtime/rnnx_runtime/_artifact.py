@@ -27,7 +27,7 @@ class Artifact:
     manifest: Manifest
     graph: Graph
     initial: bytes | None  # the second graph, where a state is computed
-    half: bool  # whether one of the graphs has float16 in it
+    half: bool  # whether one of the graphs has float16 in it, or may have
 
 
 def open_artifact(source: str | os.PathLike[str] | bytes | bytearray | memoryview, *, trust: bool = False) -> Artifact:
@@ -60,7 +60,8 @@ def _check(data: bytes, trust: bool) -> Artifact:
     _check_contract(manifest, graph)
     _check_handed_through(graph)
     initial, half = _initial(manifest, graph)
-    return Artifact(data, digest, manifest, graph, initial, graph.half or half)
+    # What operators outside the list give, nobody knows: it may be float16.
+    return Artifact(data, digest, manifest, graph, initial, graph.half or half or bool(graph.foreign))
 
 
 def _initial(manifest: Manifest, graph: Graph) -> tuple[bytes | None, bool]:

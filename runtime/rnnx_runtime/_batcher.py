@@ -14,8 +14,11 @@ from typing import Any, Final, NamedTuple, final
 from weakref import WeakSet
 
 from rnnx_runtime._errors import BusyError, ExecutionError, InputError
+from rnnx_runtime._memory import check_room
 
 _IDLE_SECONDS: Final = 1.0  # after which the thread ends; the next request starts another
+
+_THREAD_ROOM: Final = 32 << 20  # bytes: the stack of a thread, and what ONNX Runtime takes in each
 
 _PATIENCE_SECONDS: Final = 0.05  # between two looks whether a task that waits for room was cancelled
 
@@ -45,14 +48,15 @@ class Batcher:
         self._room = threading.Condition(self._lock)
         self._work = threading.Condition(self._lock)
         self._queues: dict[Hashable, deque[_Request]] = {}  # in the order of their turns
-        self._answering: set[Hashable] = set()
+        self._answering: dict[Hashable, _Request] = {}
         self._waiting = 0
         self._worker: threading.Thread | None = None
         self._closed = False
         _batchers.add(self)
 
-    def submit(self, key: Hashable, x: Any, timeout: float | None) -> Future[Any]:
-        """See `Pool.submit`."""
+    def submit(self, key: Hashable, x: Any, timeout: float | None, future: Future[Any] | None = None) -> Future[Any]:
+        """See `Pool.submit`; what is answered goes into `future`."""
+        request = _Request(Future() if future is None else future, x, time.monotonic())
         if threading.current_thread() is self._worker:
             timeout = 0  # a callback of a future: only its own thread could make room
         with self._lock:
@@ -63,17 +67,30 @@ class Batcher:
                 )
             self.check_open()
             if self._worker is None:
-                worker = threading.Thread(target=self._run, name="rnnx-pool", daemon=True)
-                try:
-                    worker.start()
-                except RuntimeError as error:
-                    raise ExecutionError(f"the pool's thread cannot be started: {error}") from error
-                self._worker = worker
-            future: Future[Any] = Future()
-            self._queues.setdefault(key, deque()).append(_Request(future, x, time.monotonic()))
-            self._waiting += 1
+                self._start()
+            queue, begun = self._queues.get(key), deque([request])
+            # From here until it is counted and in the queue no call returns: nothing can interrupt it.
+            if queue is None:
+                self._queues[key] = begun
+                self._waiting += 1
+            else:
+                self._waiting += 1
+                queue.append(request)
             self._work.notify()
-        return future
+        return request.future
+
+    def _start(self) -> None:
+        """Start the thread, for a caller that has the lock."""
+        check_room(_THREAD_ROOM)  # without, Python waits for ever for a thread that could not begin
+        worker = threading.Thread(target=self._run, name="rnnx-pool", daemon=True)
+        self._worker = worker
+        try:
+            worker.start()
+        except BaseException as error:
+            self._worker = None  # where it did start, it finds that it is not the one
+            if isinstance(error, RuntimeError):
+                raise ExecutionError(f"the pool's thread cannot be started: {error}") from error
+            raise
 
     async def asubmit(self, key: Hashable, x: Any) -> Future[Any]:
         """`submit`, where waiting for room must not block an event loop: a cancelled task has asked for nothing."""
@@ -135,30 +152,48 @@ class Batcher:
             worker.join()
 
     def _run(self) -> None:
-        while (batch := self._next()) is not None:
-            running = {key: one for key, one in batch.items() if one.future.set_running_or_notify_cancel()}
-            if running:
-                self._serve(running)
-            with self._lock:
-                self._answering = set()
+        try:
+            while (batch := self._next()) is not None:
+                running = {key: one for key, one in batch.items() if one.future.set_running_or_notify_cancel()}
+                if running:
+                    self._serve(running)
+                with self._lock:
+                    self._answering = {}
+        except BaseException as error:  # of this thread itself: no memory, for one
+            self._give_up(error)
+
+    def _give_up(self, error: BaseException) -> None:
+        """Let nobody wait for a thread that is no more."""
+        with self._lock:
+            left = [*self._answering.values(), *(request for queue in self._queues.values() for request in queue)]
+            self._queues, self._answering, self._waiting, self._worker = {}, {}, 0, None
+            self._room.notify_all()
+        for request in left:
+            if not request.future.done():
+                with suppress(BaseException):
+                    request.future.set_exception(
+                        ExecutionError(f"the pool's thread ended: {str(error) or type(error).__name__}")
+                    )
 
     def _next(self) -> dict[Hashable, _Request] | None:
         """The requests that are answered together next; None to end."""
         with self._lock:
+            if self._worker is not threading.current_thread():
+                return None
             if not self._work.wait_for(lambda: self._closed or self._queues, _IDLE_SECONDS) or self._closed:
                 self._worker = None
                 return None
             until = min(queue[0].arrived for queue in self._queues.values()) + self._max_wait
             while len(self._queues) < self._max_batch and (left := until - time.monotonic()) > 0 and not self._closed:
                 self._work.wait(left)
-            batch = {}
+            batch: dict[Hashable, _Request] = {}
             for key in list(self._queues)[: self._max_batch]:
                 queue = self._queues.pop(key)
                 batch[key] = queue.popleft()
                 if queue:
                     self._queues[key] = queue  # behind the others
             self._waiting -= len(batch)
-            self._answering = set(batch)
+            self._answering = batch
             self._room.notify(len(batch))
             return batch
 

@@ -19,6 +19,8 @@ from rnnx_runtime._errors import InputError
 
 Unknown = Literal["error", "skip", "replace"]
 
+_MOST_SYMBOLS = 200_000  # all characters that Unicode names are fewer
+
 
 class _VocabularyCodec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", dict=True):
     """Base of the codecs with a vocabulary: token `i` is the character `vocabulary[i]`.
@@ -34,9 +36,13 @@ class _VocabularyCodec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     def __post_init__(self) -> None:
         if not self.vocabulary:
             raise ValueError("the vocabulary is empty")
-        if len(set(self.vocabulary)) != len(self.vocabulary):
-            twice = next(c for c in self.vocabulary if self.vocabulary.count(c) > 1)
-            raise ValueError(f"the vocabulary has {twice!r} twice")
+        if len(self.vocabulary) > _MOST_SYMBOLS:
+            raise ValueError(f"the vocabulary has {len(self.vocabulary)} characters; it may have {_MOST_SYMBOLS}")
+        found: set[str] = set()
+        for char in self.vocabulary:
+            if char in found:
+                raise ValueError(f"the vocabulary has {char!r} twice")
+            found.add(char)
         if self.replacement is not None and (len(self.replacement) != 1 or self.replacement not in self.vocabulary):
             raise ValueError(f"the replacement {self.replacement!r} is not a character of the vocabulary")
         if self.unknown not in get_args(Unknown):

@@ -4,6 +4,7 @@
 `Generation` drives it over a stream or a pool. When a piece is handed out, the model has read it.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from threading import RLock
@@ -19,7 +20,7 @@ from rnnx_runtime._errors import InputError, StateError, printable
 from rnnx_runtime._graph import Graph
 from rnnx_runtime._inputs import whole
 from rnnx_runtime._sampling import RandomState, Sampler, SamplerOptions, log_softmax
-from rnnx_runtime._state import State
+from rnnx_runtime._state import _FARTHEST, State, check_finite
 
 OnToken = Callable[[str], object]
 
@@ -223,9 +224,13 @@ class Writing:
         state = graph.check_state(State._of(header.digest, 1, arrays, progress.position), 1)
         if logits is None or seen is None or logits.shape != (symbols,) or seen.shape != (symbols,) or seen.dtype != np.bool_:
             raise StateError(f"the checkpoint lacks the logits of {symbols} symbols; it was not made by rnnx")
+        if not math.isfinite(logits.max()):  # of a NaN, if there is one
+            raise StateError("the checkpoint's logits are not finite; resume one from before the model overflowed")
+        check_finite(state)
         if (
-            min(progress.left, progress.position) < 0
-            or logits.dtype.kind != "f"
+            progress.left < 0
+            or not 0 <= progress.position <= _FARTHEST
+            or logits.dtype.name not in {spec.dtype for spec in graph.manifest.outputs if spec.role == "logits"}
             or arrays.keys() != graph.states.keys()
             or len(progress.ready) + len(progress.held) != len(progress.drawn_logprobs)
             or not 0 <= (progress.pending or 0) < symbols

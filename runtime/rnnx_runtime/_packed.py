@@ -9,8 +9,8 @@ Operators: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperat
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from rnnx_runtime._constants import Name, Tensor
 from rnnx_runtime._errors import ArtifactError
+from rnnx_runtime._onnx import FLOAT, UINT8, Name, Node, Tensor
 
 MATMUL: Final = "com.microsoft::MatMulNBits"
 GATHER: Final = "com.microsoft::GatherBlockQuantized"
@@ -18,57 +18,50 @@ PACKED: Final = frozenset([MATMUL, GATHER])
 
 _Sizes = list[list[tuple[int, ...]]]  # what each input may have; nothing, where it must be left out
 
-_FLOAT, _UINT8 = 1, 2  # TensorProto.DataType
 _BITS: Final = (4, 8)
 _BLOCKS: Final = (16, 32, 64, 128, 256)
 _LARGEST: Final = 1 << 20  # of a side of a matrix
 _LEVELS: Final = (0, 1, 4)  # of accuracy, on float32
 
 
-def check_packed(operator: str, inputs: Sequence[Name], attributes: Mapping[str, int], stored: Mapping[Name, Tensor]) -> None:
+def check_packed(node: Node, stored: Mapping[Name, Tensor]) -> None:
     """Refuse a node whose weights are not stored, or not of the size that its attributes say.
 
     Args:
-        inputs: what it reads, "" where it leaves one out.
-        attributes: those that are integers.
         stored: all weights that it sees.
     """
-    bits, block = attributes.get("bits", 4), attributes.get("block_size", 128 if operator == GATHER else 0)
+    bits, block = node.integer("bits", 4), node.integer("block_size", 128 if node.operator == GATHER else 0)
     if bits not in _BITS or block not in _BLOCKS:
         raise ArtifactError(
-            f"{operator} has weights of {bits} bits in blocks of {block}; {_words(_BITS)} bits and blocks of {_words(_BLOCKS)} are read"
+            f"{node.operator} has weights of {bits} bits in blocks of {block}; {_words(_BITS)} bits and blocks of {_words(_BLOCKS)} are read"
         )
-    if operator == MATMUL:
-        _check_matmul(inputs, attributes, stored, bits, block)
+    if node.operator == MATMUL:
+        _check_matmul(node, stored, bits, block)
     else:
-        _check_gather(inputs, attributes, stored, bits, block)
+        _check_gather(node, stored, bits, block)
 
 
-def _check_matmul(
-    inputs: Sequence[Name], attributes: Mapping[str, int], stored: Mapping[Name, Tensor], bits: int, block: int
-) -> None:
-    k, n = attributes.get("K", 0), attributes.get("N", 0)
-    if not (0 < k <= _LARGEST and 0 < n <= _LARGEST) or attributes.get("accuracy_level", 0) not in _LEVELS:
+def _check_matmul(node: Node, stored: Mapping[Name, Tensor], bits: int, block: int) -> None:
+    k, n = node.integer("K", 0), node.integer("N", 0)
+    if not (0 < k <= _LARGEST and 0 < n <= _LARGEST) or node.integer("accuracy_level", 0) not in _LEVELS:
         raise ArtifactError(
-            f"{MATMUL} is of {k} by {n} at accuracy level {attributes.get('accuracy_level', 0)}; "
+            f"{MATMUL} is of {k} by {n} at accuracy level {node.integer('accuracy_level', 0)}; "
             f"1 to {_LARGEST} each and the levels {_words(_LEVELS)} are read"
         )
     blocks = -(-k // block)
     sizes: _Sizes = [[(n, blocks, block * bits // 8)], [(n * blocks,), (n, blocks)], [], [], [(n,)]]
-    _check_sizes(MATMUL, inputs[1:], sizes, stored)
+    _check_sizes(MATMUL, node.inputs[1:], sizes, stored)
 
 
-def _check_gather(
-    inputs: Sequence[Name], attributes: Mapping[str, int], stored: Mapping[Name, Tensor], bits: int, block: int
-) -> None:
-    data = stored.get(inputs[0]) if inputs else None
+def _check_gather(node: Node, stored: Mapping[Name, Tensor], bits: int, block: int) -> None:
+    data = stored.get(node.inputs[0]) if node.inputs else None
     rows, row = data.dims if data is not None and len(data.dims) == 2 else (0, 0)
-    if attributes.get("gather_axis", 0) != 0 or attributes.get("quantize_axis", 1) != 1:
+    if node.integer("gather_axis", 0) != 0 or node.integer("quantize_axis", 1) != 1:
         raise ArtifactError(f"{GATHER} looks up along other axes than 0, or is packed along others than 1; these are not read")
     if not (0 < rows <= 1 << 31 and 0 < row <= _LARGEST):
         raise ArtifactError(f"{GATHER} has no table of rows; an artifact's is stored in the file")
     sizes: _Sizes = [[(rows, row)], [(rows, -(-row * 8 // bits // block))], []]
-    _check_sizes(GATHER, [*inputs[:1], *inputs[2:]], sizes, stored)
+    _check_sizes(GATHER, [*node.inputs[:1], *node.inputs[2:]], sizes, stored)
 
 
 def _check_sizes(operator: str, inputs: Sequence[Name], sizes: _Sizes, stored: Mapping[Name, Tensor]) -> None:
@@ -84,7 +77,7 @@ def _check_sizes(operator: str, inputs: Sequence[Name], sizes: _Sizes, stored: M
             raise ArtifactError(f"{operator} computes its weights, or has none; an artifact's are stored in the file")
         if not fitting:
             raise ArtifactError(f"{operator} reads {found.name!r}, zero points or an order of rows, which an artifact has not")
-        if found.dims not in fitting or found.dtype != (_FLOAT if place else _UINT8):
+        if found.dims not in fitting or found.dtype != (FLOAT if place else UINT8):
             raise ArtifactError(
                 f"{operator} reads {found.name!r} of the type {found.dtype} and the size {list(found.dims)}, its attributes ask for "
                 f"{'float32' if place else 'uint8'} {list(fitting[0])}; quantize the float artifact again"

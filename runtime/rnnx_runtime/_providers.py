@@ -165,14 +165,17 @@ def parse_providers(providers: Any) -> Requested:
     if isinstance(providers, str):
         providers = [providers]
     try:
-        asked = dict(providers) if isinstance(providers, Mapping) else {name: {} for name in providers}
+        given = list(providers)
+        asked = dict(providers) if isinstance(providers, Mapping) else {name: {} for name in given}
     except TypeError:
-        asked = {}
+        given, asked = [], {}
     if not asked or not all(isinstance(name, str) for name in asked):
         raise InputError(
             f"providers must be a name, several, or a mapping of names to options, got {providers!r}; "
             'for example "cpu", ["cuda", "cpu"] or {"cuda": {"device_id": 1}}'
         )
+    if len(asked) < len(given):
+        raise ProviderError(f"a provider stands twice in {given}; name each once, in the order of preference")
     if AUTO in asked and len(asked) > 1:
         raise ProviderError(f'"{AUTO}" chooses among all providers of this machine; give it alone')
     checked = {name: _options(name, options) for name, options in asked.items()}
@@ -216,7 +219,11 @@ def find_provider(name: str) -> Availability:
     failure = _register(provider)
     if failure:
         return Availability(provider, False, f"the plugin {provider.plugin} cannot be loaded: {failure}")
-    devices = tuple(device for device in onnxruntime.get_ep_devices() if device.ep_name == provider.ort)
+    try:
+        devices = tuple(device for device in onnxruntime.get_ep_devices() if device.ep_name == provider.ort)
+    except Exception as error:  # of its plugin, or of another's
+        said = printable(str(error).split("\n", 1)[0])
+        return Availability(provider, False, f"its plugin cannot list its devices: {said}")
     if not devices:
         return Availability(provider, False, f"its plugin finds no device on this machine; it needs {provider.needs}")
     return Availability(provider, True, "", devices)

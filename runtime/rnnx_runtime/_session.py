@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from rnnx_runtime._buffers import Buffer, DeviceBuffer, HostBuffer
 from rnnx_runtime._errors import ExecutionError, ProviderError, printable
+from rnnx_runtime._memory import REMEDY, ROOM, check_room
 from rnnx_runtime._providers import (
     PROVIDERS,
+    Availability,
     Placement,
     Requested,
     add_to,
@@ -31,6 +33,12 @@ from rnnx_runtime._providers import (
 _TELEMETRY: Final = "ORT_DISABLE_TELEMETRY"
 _too_late = "onnxruntime" in sys.modules and _TELEMETRY not in os.environ
 os.environ.setdefault(_TELEMETRY, "1")
+
+_NO_MEMORY: Final = (
+    "bad_alloc",
+    "Failed to allocate memory",
+    "failed to map segment",
+)  # as ONNX Runtime and the loader say it
 
 _sessions: Final[WeakSet[Any]] = WeakSet()  # ONNX Runtime's
 _creating = threading.Lock()  # ONNX Runtime's own initialisation is not safe from several threads at once
@@ -66,41 +74,22 @@ class Session:
     """
 
     def __init__(self, data: bytes, options: Options) -> None:
-        import onnxruntime  # here, so that importing this package opens nothing and costs nothing
-
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = options.threads
-        settings.inter_op_num_threads = 1
-        settings.log_severity_level = 4  # fatal: errors reach the caller as exceptions
-        for key, value in {
-            "session.intra_op.allow_spinning": "0",  # a waiting thread sleeps instead of burning its core
-            "session.inter_op.allow_spinning": "0",
-            "session.load_model_format": "ONNX",  # bytes that look like another format are not sent to its loader
-            "session.record_ep_graph_assignment_info": "1",
-        }.items():
-            settings.add_session_config_entry(key, value)
-        if options.half:  # at a MatMul behind a Transpose it ends the process: seen in ONNX Runtime 1.32
-            settings.add_session_config_entry("optimization.disable_specified_optimizers", "NchwcTransformer")
-        if options.profile is not None:
-            settings.enable_profiling = True
-            settings.profile_file_prefix = options.profile
+        because = ""
+        _check_whole()
         found = select(options.providers, options.strict)
         try:
-            for one in found:
-                add_to(settings, one, options.providers[one.provider.name], options.threads)
-            with _creating:  # without the fallback, which prints, and leaves a run that fails to another provider
-                self._session = onnxruntime.InferenceSession(data, settings, enable_fallback=int(not options.strict))
-        except ProviderError:
-            raise
-        except Exception as error:  # ONNX Runtime's exceptions have no base of their own
-            which = ", ".join(one.provider.name for one in found if one.provider.name != "cpu")
-            if which:
-                raise ProviderError(f"{which} cannot load the model: {_first_line(error)}") from error
-            raise ExecutionError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
+            self._session = _opened(data, options, found)
+        except ProviderError as error:
+            if options.strict:
+                raise
+            # Not by ONNX Runtime's own fallback, which prints, and later leaves a run that fails to another provider.
+            found, because = [], str(error)
+            self._session = _opened(data, options, found)
         _sessions.add(self._session)
+        self._largest = 0  # bytes that a call of `run` was given
         nodes = placed(self._session)
         granted = tuple(dict.fromkeys(node.provider for node in nodes))
-        self.placement = Placement(tuple(options.providers), granted, nodes)
+        self.placement = Placement(tuple(options.providers), granted, nodes, because)
         if options.strict:
             running = self._session.get_providers()
             for one in found:
@@ -118,11 +107,20 @@ class Session:
             self._memory = None
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """One call with arrays made for it."""
+        """One call with arrays made for it.
+
+        Raises:
+            ProviderError, ExecutionError: it fails, on another provider than the CPU's or on that.
+        """
+        size = sum(array.nbytes for array in inputs.values())
+        if size > self._largest:  # ONNX Runtime keeps what a call took: one as small needs nothing new
+            check_room(ROOM + size)
         try:
-            return dict(zip(outputs, self._session.run(outputs, inputs), strict=True))
+            found = dict(zip(outputs, self._session.run(outputs, inputs), strict=True))
         except Exception as error:
-            raise ExecutionError(f"ONNX Runtime failed: {_first_line(error)}") from error
+            raise self._failure(error) from error
+        self._largest = max(self._largest, size)
+        return found
 
     @property
     def on_device(self) -> bool:
@@ -150,8 +148,21 @@ class Session:
 
         The arrays must be C-ordered. All live as long as the callable, which belongs to one thread at a time.
         """
+        check_room(ROOM)
         if self._memory is None:
             return self._unbound(inputs, outputs, states, following)
+        try:
+            return self._bound(inputs, outputs, states, following)
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def _bound(
+        self,
+        inputs: Mapping[str, NDArray[Any]],
+        outputs: Mapping[str, NDArray[Any]],
+        states: Mapping[str, Buffer],
+        following: Mapping[str, Buffer],
+    ) -> Callable[[], None]:
         given = {name: HostBuffer(array) for name, array in inputs.items()}
         staged = {name: self.buffer(array) for name, array in inputs.items()} if self.on_device else {}
         binding = self._session.io_binding()
@@ -169,7 +180,7 @@ class Session:
             try:
                 run(bound, None)
             except Exception as error:
-                raise ExecutionError(f"ONNX Runtime failed: {_first_line(error)}") from error
+                raise self._failure(error) from error
 
         if not staged:
             return call
@@ -200,10 +211,65 @@ class Session:
 
         return call
 
+    def _failure(self, error: Exception) -> ProviderError | ExecutionError:
+        """What a call that failed becomes."""
+        others = ", ".join(name for name in self.placement.granted if name != "cpu")
+        if others:
+            return ProviderError(f"{others} failed: {_reason(error)}; load the model with another provider to go on")
+        return ExecutionError(f"ONNX Runtime failed: {_reason(error)}")
+
     def end_profile(self) -> str:
         """Stop ONNX Runtime's profile; the path of the trace that it wrote."""
         path: str = self._session.end_profiling()
         return path
+
+
+def _check_whole() -> None:
+    """Raises ExecutionError where ONNX Runtime cannot be imported."""
+    try:
+        import onnxruntime  # noqa: F401  # here, so that importing this package opens nothing and costs nothing
+    except Exception as error:
+        raise ExecutionError(f"ONNX Runtime cannot be imported: {_reason(error)}") from error
+
+
+def _opened(data: bytes, options: Options, found: Sequence[Availability]) -> Any:
+    """ONNX Runtime's session of a graph, on these providers and the CPU.
+
+    Raises:
+        ProviderError: one of the providers cannot load it.
+        ExecutionError: ONNX Runtime cannot.
+    """
+    import onnxruntime
+
+    check_room(ROOM + 2 * len(data))
+    which = ", ".join(one.provider.name for one in found if one.provider.name != "cpu")
+    try:
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = options.threads
+        settings.inter_op_num_threads = 1
+        settings.log_severity_level = 4  # fatal: errors reach the caller as exceptions
+        for key, value in {
+            "session.intra_op.allow_spinning": "0",  # a waiting thread sleeps instead of burning its core
+            "session.inter_op.allow_spinning": "0",
+            "session.load_model_format": "ONNX",  # bytes that look like another format are not sent to its loader
+            "session.record_ep_graph_assignment_info": "1",
+        }.items():
+            settings.add_session_config_entry(key, value)
+        if options.half:  # at a MatMul behind a Transpose it ends the process: seen in ONNX Runtime 1.32
+            settings.add_session_config_entry("optimization.disable_specified_optimizers", "NchwcTransformer")
+        if options.profile is not None:
+            settings.enable_profiling = True
+            settings.profile_file_prefix = options.profile
+        for one in found:
+            add_to(settings, one, options.providers[one.provider.name], options.threads)
+        with _creating:
+            return onnxruntime.InferenceSession(data, settings, enable_fallback=0)
+    except ProviderError:
+        raise
+    except Exception as error:  # ONNX Runtime's exceptions have no base of their own
+        if which:
+            raise ProviderError(f"{which} cannot load the model: {_reason(error)}") from error
+        raise ExecutionError(f"ONNX Runtime cannot load the model: {_reason(error)}") from error
 
 
 def as_declared(name: str, array: NDArray[Any], dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
@@ -238,6 +304,12 @@ def warn_of_telemetry() -> None:
             RuntimeWarning,
             stacklevel=3,  # the caller of load
         )
+
+
+def _reason(error: Exception) -> str:
+    """Why, and where memory ran out, what to do about it."""
+    said = _first_line(error)
+    return f"{said}; {REMEDY}" if isinstance(error, MemoryError) or any(word in said for word in _NO_MEMORY) else said
 
 
 def _first_line(error: Exception) -> str:

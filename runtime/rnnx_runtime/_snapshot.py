@@ -29,6 +29,7 @@ _PREFIX: Final = 16
 _CHECK: Final = 32
 _LARGEST: Final = 1 << 31  # bytes
 _LARGEST_HEADER: Final = 1 << 24
+_AXES: Final = 32
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,22 +84,24 @@ def from_bytes(kind: str, data: Any) -> tuple[Header, dict[str, NDArray[Any]]]:
     found = int.from_bytes(data[8:12], "little")
     if len(data) >= _PREFIX and found != _FORMAT:
         raise StateError(f"the snapshot has format {found}, this runtime reads format {_FORMAT}; make it again")
-    if len(data) < _PREFIX + _CHECK or hashlib.sha256(data[:-_CHECK]).digest() != data[-_CHECK:]:
+    if len(data) < _PREFIX + _CHECK or hashlib.sha256(memoryview(data)[:-_CHECK]).digest() != data[-_CHECK:]:
         raise StateError("the snapshot is damaged or cut short: its checksum differs; take an older one")
     length = int.from_bytes(data[12:_PREFIX], "little")
     body = _PREFIX + length
     if length > _LARGEST_HEADER or body + _CHECK > len(data):
         raise StateError(f"the snapshot's header of {length} bytes does not fit it")
     try:
-        header = msgspec.json.decode(data[_PREFIX:body], type=Header)
+        # As text: of `meta`, which is read later, msgspec does not look whether it is any.
+        header = msgspec.json.decode(str(data[_PREFIX:body], "utf-8"), type=Header)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StateError(f"the snapshot's header is not valid: {printable(str(error))}") from None
     if header.kind != kind:
         raise StateError(f"this is a snapshot of a {printable(header.kind)}, not of a {kind}")
     if not re.fullmatch("[0-9a-f]{64}", header.digest) or not all(entry.name.isprintable() for entry in header.arrays):
         raise StateError("the snapshot's header is not valid: its digest or a name is none")
-    if any(len(entry.shape) > 32 or any(size > _LARGEST for size in entry.shape) for entry in header.arrays):
-        raise StateError(f"the snapshot's header is not valid: an axis is longer than {_LARGEST}, or there are too many")
+    # Without the axes of 0: numpy refuses a shape that is too large without them.
+    if any(len(entry.shape) > _AXES or math.prod(filter(None, entry.shape)) > _LARGEST for entry in header.arrays):
+        raise StateError(f"the snapshot's header is not valid: an array has more than {_LARGEST} elements or {_AXES} axes")
     names = [entry.name for entry in header.arrays]
     sizes = [entry.bytes for entry in header.arrays]
     if len(set(names)) != len(names) or any(size < 0 for entry in header.arrays for size in entry.shape):

@@ -48,10 +48,10 @@ def slow(golden, monkeypatch):
     model = load(golden / "char_rnn.onnx")
     run, inside, go = model._engine.run, threading.Event(), threading.Event()
 
-    def waiting(chunk, state):
+    def waiting(*arguments):
         inside.set()
         go.wait(10)
-        return run(chunk, state)
+        return run(*arguments)
 
     monkeypatch.setattr(model._engine, "run", waiting)
     return model, inside, go

@@ -173,3 +173,12 @@ def test_using_a_codec_changes_nothing_about_it():
     assert pickle.loads(pickle.dumps(used)) == fresh
     with pytest.raises(AttributeError, match="immutable"):
         used.vocabulary = "other"
+
+
+def test_a_vocabulary_has_an_end_and_a_late_repeat_in_it_is_found_at_once():
+    most = "".join(map(chr, range(0x10000, 0x10000 + 200_000)))
+    assert len(CharCodec(vocabulary=most).vocabulary) == 200_000
+    with pytest.raises(ValueError, match=r"^the vocabulary has '.*' twice$"):
+        CharCodec(vocabulary=most[:-1] + most[-2])
+    with pytest.raises(ValueError, match="^the vocabulary has 200001 characters; it may have 200000$"):
+        CharCodec(vocabulary=most + "a")

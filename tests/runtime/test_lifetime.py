@@ -187,10 +187,10 @@ def test_a_stream_that_is_in_use_is_refused_to_a_second_thread(golden, monkeypat
     inside, go = threading.Event(), threading.Event()
     run = model._engine.run
 
-    def slow(chunk, state):
+    def slow(*arguments):
         inside.set()
         go.wait(10)
-        return run(chunk, state)
+        return run(*arguments)
 
     monkeypatch.setattr(model._engine, "run", slow)
     feeding = threading.Thread(target=stream.feed, args=(xs,))

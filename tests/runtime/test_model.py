@@ -288,7 +288,7 @@ def test_less_than_one_thread_is_refused(golden, threads):
 
 
 def test_a_valid_file_that_onnxruntime_cannot_load_is_an_execution_error(capfd):
-    nonsense = handmade.running_sum_graph(handmade.pb.node("Scan", ["h", "x"], ["h.next", "y"]))
+    nonsense = handmade.running_sum_graph(handmade.scan(), handmade.pb.node("Not", ["x"], ["z"]))
     with pytest.raises(ExecutionError, match="^ONNX Runtime cannot load the model: [^\n]*$"):
         load(handmade.running_sum(nonsense))
 

@@ -282,6 +282,7 @@ def test_an_endless_graph_is_refused():
         (b"\x3dabc", "a field of 4 bytes where 3 are left"),
         (b"\x38\x01", "a number stands where a message should"),
         (pb.field(7, pb.field(1, pb.field(4, b"\xff"))), "a name is not valid UTF-8"),
+        (pb.field(7, pb.field(1, pb.field(3, b"\xff"))), "a name is not valid UTF-8"),
         (pb.field(7, pb.field(11, pb.field(1, b"\xff"))), "a name is not valid UTF-8"),
         (pb.field(14, pb.field(1, b"\xff")), "a name is not valid UTF-8"),
         (pb.field(8, pb.field(1, b"\xff")), "a name is not valid UTF-8"),
@@ -375,7 +376,7 @@ def _typed(name, tensor_type):
         (("x", ["seq_len", "batch", "features"]), "x: the manifest says float32"),
         (("x", ["seq_len", 1, 2]), "x: the manifest says float32"),
         (("x", [5, "batch", 2]), "x: the manifest says float32"),
-        (("x", []), "x: the manifest says float32"),
+        (("x", []), "Scan has a body that takes or gives something else than it says"),
         (_typed("x", pb.field(1, pb.field(1, 11) + SHAPE)), "x: the manifest says float32 .*, the graph has float64"),
         (_typed("x", pb.field(1, pb.field(1, 8) + SHAPE)), "x: the manifest says float32 .*, the graph has type 8"),
         (_typed("x", pb.field(1, SHAPE)), "x: the manifest says float32 .*, the graph has no type"),
@@ -435,6 +436,227 @@ def test_a_file_of_endless_small_fields_is_refused_in_bounded_time(monkeypatch, 
     with pytest.raises(ArtifactError, match="^the file has more than 1000 fields; an artifact must have fewer$"):
         open_artifact(data)
     open_artifact(running_sum())
+
+
+def _whole(name, *numbers):
+    raw = np.array(numbers, np.int64)
+    return pb.fields(1, raw.shape) + pb.field(2, pb.INT64) + pb.field(8, name) + pb.field(9, raw.tobytes())
+
+
+def _holding(*nodes, weights=()):
+    return running_sum(running_sum_graph(scan(), *nodes, weights=weights))
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        pb.tensor("w", [3], ZEROS),
+        pb.tensor("w", [1], ZEROS),
+        pb.tensor("w", [], ZEROS),
+        pb.tensor("w", [1 << 32, 1 << 33], ZEROS),
+        pb.tensor("w", [1 << 32, 0], ZEROS),
+        pb.fields(1, [2]) + pb.field(2, pb.FLOAT) + pb.field(8, "w"),
+        pb.fields(1, [2]) + pb.field(2, pb.FLOAT) + pb.field(8, "w") + pb.field(4, bytes(12)),
+        pb.fields(1, [2]) + pb.field(2, pb.INT64) + pb.field(8, "w") + pb.field(7, b"\x80\x01"),
+    ],
+)
+def test_a_weight_of_another_length_than_it_says_is_refused(weight):
+    with pytest.raises(
+        ArtifactError, match=r"^the weight 'w' of the type \d and the size .* needs \d+, not \d+, bytes or numbers$"
+    ):
+        open_artifact(_holding(weights=(weight,)))
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        pb.fields(1, [2]) + pb.field(2, pb.FLOAT) + pb.field(8, "w") + pb.field(4, ZEROS),
+        pb.fields(1, [2]) + pb.field(2, pb.INT64) + pb.field(8, "w") + pb.fields(7, [1, 1 << 63]),
+        pb.fields(1, [2]) + pb.field(2, pb.INT64) + pb.field(8, "w") + pb.field(7, b"\x80\x01\x01"),
+        pb.field(1, b"\x02") + pb.field(2, pb.FLOAT) + pb.field(8, "w") + pb.field(9, ZEROS),
+        pb.fields(1, [0]) + pb.field(2, pb.FLOAT) + pb.field(8, "w"),
+    ],
+)
+def test_a_weight_may_be_written_in_every_way_of_its_type(weight):
+    open_artifact(_holding(weights=(weight,)))
+
+
+@pytest.mark.parametrize(
+    ("weight", "rule"),
+    [
+        (pb.tensor("w", [2], ZEROS, pb.field(4, ZEROS)), "is of the type 1, which is not read, or not written as"),
+        (pb.fields(1, [1]) + pb.field(2, 8) + pb.field(8, "w") + pb.field(6, "a"), "holds texts, or is a piece of one"),
+        (pb.fields(1, [1]) + pb.field(2, 14) + pb.field(8, "w") + pb.field(9, ZEROS), "is of the type 14, which is not read"),
+        (pb.tensor("w", [(1 << 64) - 1], ZEROS), r"has the size \[-1\], which no tensor has"),
+        (pb.tensor("w", [1] * 65, bytes(4)), "has the size "),
+    ],
+)
+def test_a_weight_that_is_none_is_refused(weight, rule):
+    with pytest.raises(ArtifactError, match=f"^the weight 'w' {rule}"):
+        open_artifact(_holding(weights=(weight,)))
+
+
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+
+
+def _layer(operator, *, hidden=2, directions=1, w=None, r=None, more=(), weights=()):
+    rows = GATES[operator] * 2
+    stored = [
+        pb.tensor(name, shape, bytes(4 * int(np.prod(shape))))
+        for name, shape in (("w", w or (directions, rows, 2)), ("r", r or (directions, rows, 2)))
+    ]
+    node = pb.node(
+        operator, ["x", "w", "r", *(name for name, _ in weights)], ["z"], [pb.integer("hidden_size", hidden), *more]
+    )
+    return _holding(node, weights=(*stored, *(weight for _, weight in weights)))
+
+
+@pytest.mark.parametrize("operator", GATES)
+def test_weights_of_a_recurrent_node_have_the_size_of_its_attributes(operator):
+    rows = GATES[operator] * 2
+    both = pb.field(1, "direction") + pb.field(4, "bidirectional") + pb.field(20, 3)
+    bias = ("b", pb.tensor("b", [1, 2 * rows], bytes(8 * rows)))
+    open_artifact(_layer(operator))
+    open_artifact(_layer(operator, weights=[bias]))
+    open_artifact(_layer(operator, directions=2, more=[both]))
+    for wrong in (
+        _layer(operator, hidden=1 << 20),
+        _layer(operator, hidden=1),
+        _layer(operator, hidden=(1 << 64) - 2),
+        _layer(operator, w=(1, rows - 1, 2)),
+        _layer(operator, r=(1, rows, 3)),
+        _layer(operator, w=(rows, 2)),
+        _layer(operator, more=[both]),
+        _layer(operator, directions=2),
+        _layer(operator, weights=[("b", pb.tensor("b", [1, rows], bytes(4 * rows)))]),
+        _layer(operator, weights=[("b", _whole("b", *range(2 * rows)))]),
+    ):
+        with pytest.raises(
+            ArtifactError, match=f"^{operator} reads '[wrb]' of the type . and the size .*, its attributes ask for"
+        ):
+            open_artifact(wrong)
+    aside = pb.field(1, "direction") + pb.field(4, "sideways") + pb.field(20, 3)
+    with pytest.raises(ArtifactError, match=f"^{operator} runs in the direction b'sideways'; it is forward, reverse or"):
+        open_artifact(_layer(operator, more=[aside]))
+
+
+@pytest.mark.parametrize("operator", ["Max", "Min", "Sum", "Mean", "Concat", "LayerNormalization", "Add"])
+def test_an_input_that_is_left_out_is_refused_where_onnx_runtime_may_not_survive_it(operator):
+    with pytest.raises(ArtifactError, match=f"^{operator} leaves an input out; in an artifact only Clip, "):
+        open_artifact(_holding(pb.node(operator, ["x", ""], ["z"])))
+    open_artifact(_holding(pb.node("Clip", ["x", ""], ["z"])))
+
+
+def test_an_attribute_that_can_be_read_in_two_ways_is_refused():
+    for wrong in (
+        pb.integer("axis", 0) + pb.fields(8, [1]),
+        pb.field(1, "axis") + pb.field(3, 0) + pb.field(20, 7),
+    ):
+        with pytest.raises(
+            ArtifactError, match="^'Softmax': the attribute 'axis' has a value of another type than it says, or two"
+        ):
+            open_artifact(_holding(pb.node("Softmax", ["x"], ["z"], [wrong])))
+    with pytest.raises(ArtifactError, match="^a node has the attribute 'axis' twice$"):
+        open_artifact(_holding(pb.node("Softmax", ["x"], ["z"], [pb.integer("axis", 0), pb.integer("axis", 1)])))
+
+
+INTEGER = pb.node("Cast", ["x"], ["i"], [pb.integer("to", pb.INT64)])
+
+
+@pytest.mark.parametrize("operator", ["Div", "Mod"])
+def test_integers_are_divided_by_stored_numbers_other_than_0_and_minus_1(operator):
+    open_artifact(_holding(INTEGER, pb.node(operator, ["i", "n"], ["z"]), weights=(_whole("n", 2, 3),)))
+    for divisor in ((0,), (2, 0), (-1,)):
+        with pytest.raises(
+            ArtifactError, match=f"^{operator} of integers by what may be 0 or -1 is not allowed in an artifact"
+        ):
+            open_artifact(_holding(INTEGER, pb.node(operator, ["i", "n"], ["z"]), weights=(_whole("n", *divisor),)))
+    for divisor in ("i", "size"):
+        with pytest.raises(ArtifactError, match=f"^{operator} of integers by what may be 0"):
+            open_artifact(_holding(INTEGER, pb.node("Shape", ["x"], ["size"]), pb.node(operator, ["i", divisor], ["z"])))
+    open_artifact(_holding(pb.node(operator, ["x", "x"], ["z"])))
+
+
+MUCH = "and what is made before it, have more than 67108864 elements for so few steps"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "weights", "rule"),
+    [
+        ([pb.node("ConstantOfShape", ["n"], ["z"])], [_whole("n", 1 << 27)], f"ConstantOfShape 'z', {MUCH}"),
+        ([pb.node("Expand", ["x", "n"], ["z"])], [_whole("n", 1 << 26, 1, 2)], f"Expand 'z', {MUCH}"),
+        ([pb.node("Tile", ["x", "n"], ["z"])], [_whole("n", 1 << 26, 1, 1)], f"Tile 'z', {MUCH}"),
+        ([pb.node("Pad", ["x", "n"], ["z"])], [_whole("n", 1 << 26, 0, 0, 0, 0, 0)], f"Pad 'z', {MUCH}"),
+        ([INTEGER, pb.node("Tile", ["x", "i"], ["z"])], [], "Tile makes something as large as a value says that is computed"),
+        (
+            [pb.node("ConstantOfShape", ["n"], ["z"])],
+            [_whole("n", 1 << 25)],
+            "ConstantOfShape and the nodes before it make too much of",
+        ),
+        ([pb.node("Transpose", ["x"], ["z"], [pb.integer("perm", 1)])], [], None),
+        (
+            [pb.node("Unsqueeze", ["x", "n"], ["z"])],
+            [_whole("n", 0, 0)],
+            "Unsqueeze 'z' reads what it cannot be given, or has an",
+        ),
+        (
+            [pb.node("Einsum", ["x"], ["z"])],
+            [],
+            "Einsum 'z' reads what it cannot be given, or has an attribute that it cannot have",
+        ),
+    ],
+)
+def test_what_makes_much_out_of_little_is_refused(nodes, weights, rule):
+    data = _holding(*nodes, weights=tuple(weights))
+    if rule is None:
+        open_artifact(data)
+        return
+    with pytest.raises(ArtifactError, match=f"^{rule}"):
+        open_artifact(data)
+
+
+def test_what_grows_faster_than_the_steps_is_refused():
+    def powers(times):
+        names = ["x", *(f"v{place}" for place in range(times))]
+        flat = pb.node("Reshape", ["x", "all"], ["x1"])
+        nodes = [flat]
+        for one, then in zip(["x1", *names[1:]], names[1:], strict=False):
+            nodes += [pb.node("Unsqueeze", [one, "last"], [f"{then}.c"]), pb.node("Mul", [f"{then}.c", "x1"], [then])]
+        return _holding(*nodes, weights=(_whole("all", -1), _whole("last", -1)))
+
+    open_artifact(powers(1))  # attention over all steps
+    with pytest.raises(ArtifactError, match="elements for so few steps"):
+        open_artifact(powers(3))
+
+
+def test_a_body_that_is_run_without_end_is_refused():
+    body = pb.graph(
+        [pb.node("Identity", ["before"], ["after"])],
+        [pb.value_info("before", ["batch", 2]), pb.value_info("now", [0])],
+        [pb.value_info("after", ["batch", 2])],
+    )
+    endless = pb.node("Scan", ["h", "steps"], ["z"], [pb.body("body", body), pb.integer("num_scan_inputs", 1)])
+    data = _holding(pb.node("ConstantOfShape", ["n"], ["steps"]), endless, weights=(_whole("n", 1 << 40, 0),))
+    with pytest.raises(ArtifactError, match="^a body of 1 nodes is run 1099511627776 times for so few steps"):
+        open_artifact(data)
+
+
+def test_one_weight_read_by_many_nodes_is_packed_for_each():
+    wide = pb.node("Expand", ["x1", "n"], ["v"])
+    first = pb.node("ReduceMax", ["x"], ["x1"])
+    nodes = [pb.node("MatMul", ["v", "w"], [f"v{place}"]) for place in range(500)]
+    weights = (pb.tensor("w", [128, 128], bytes(4 << 14)), _whole("n", 1, 1, 128))
+    open_artifact(_holding(first, wide, *nodes[:100], weights=weights))
+    with pytest.raises(
+        ArtifactError, match="^MatMul and the nodes before it make too much of the weights when the file is loaded"
+    ):
+        open_artifact(_holding(first, wide, *nodes, weights=weights))
+
+
+def test_an_axis_has_no_endless_symbol():
+    x = pb.value_info("x", ["seq_len" + "*" * 300, "batch", 2])
+    with pytest.raises(ArtifactError, match="^x: an axis has a symbol of 307 bytes; 256 are the most$"):
+        open_artifact(_declaring([x, ("h", SUM)], [("h.next", SUM), ("y", STEPS)]))
 
 
 def test_the_file_made_by_hand_runs_when_nothing_is_wrong_with_it():

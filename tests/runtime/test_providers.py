@@ -1,11 +1,13 @@
 """Execution providers. What needs a second one runs on each that this machine has, and says so where it has none."""
 
 import numpy as np
+import onnxruntime
 import pytest
+from onnxruntime.capi import onnxruntime_pybind11_state as core
 from tests.runtime.answers import assert_close, named, sample, stacked
 from tests.runtime.conftest import GOLDEN
 
-from rnnx_runtime import ProviderError, State, list_providers, load
+from rnnx_runtime import ProviderError, State, _session, list_providers, load
 from rnnx_runtime._engine import Engine
 from rnnx_runtime._golden import TOLERANCE, bindings_hold, golden_difference
 from rnnx_runtime._providers import PROVIDERS, Availability, Node, Placement, check_placement, find_provider, parse_providers
@@ -31,6 +33,7 @@ def second(request):
         ("CPU", "unknown provider 'CPU'; known are cpu, "),
         ("CUDAExecutionProvider", "unknown provider 'CUDAExecutionProvider'; \"cuda\" is meant; known are "),
         (["cpu", "nonsense"], "unknown provider 'nonsense'; known are "),
+        (["cpu", "cpu"], r"a provider stands twice in \['cpu', 'cpu'\]; name each once, in the order of preference"),
         (["auto", "cpu"], '"auto" chooses among all providers of this machine; give it alone'),
         ({"cpu": {"threads": 2}}, "provider cpu has no option 'threads'; it has none"),
         ({"cuda": {"enable_cuda_graph": 1}}, "provider cuda has no option 'enable_cuda_graph'; it has device_id, "),
@@ -98,6 +101,75 @@ def test_a_provider_that_does_not_start_is_an_error(golden, monkeypatch):
     with pytest.raises(ProviderError, match="^provider cuda is installed but does not start here; it needs an NVIDIA GPU"):
         load(golden / "lstm.onnx", providers="cuda")
     assert load(golden / "lstm.onnx", providers="cuda", strict=False).placement.granted == ("cpu",)
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """A provider that takes every node, and is the CPU's in truth."""
+    there = Availability(PROVIDERS["migraphx"], True, "")
+    placed, running = _session.placed, onnxruntime.InferenceSession.get_providers
+    monkeypatch.setattr("rnnx_runtime._session.select", lambda asked, strict: [there] if "migraphx" in asked else [])
+    monkeypatch.setattr("rnnx_runtime._session.add_to", lambda *arguments: None)
+    monkeypatch.setattr(
+        "rnnx_runtime._session.placed", lambda session: tuple(Node(n.name, n.operator, "migraphx") for n in placed(session))
+    )
+    monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda session: [there.provider.ort, *running(session)])
+    return "migraphx"
+
+
+@pytest.mark.parametrize("failing", [RuntimeError, OSError, core.EPFail, core.Fail])
+def test_a_provider_that_dies_in_a_call_says_so_and_the_stream_stays(golden, monkeypatch, pretended, failing, capfd):
+    model = load(golden / "lstm.onnx", providers=pretended)
+    stream, xs = model.stream(), sample(model, 1, 9)
+    stream.step(xs[:, 0])
+    before = stream.state
+
+    def fail(self, *arguments):
+        raise failing("the device was lost\nand more")
+
+    rule = "^migraphx failed: the device was lost; load the model with another provider to go on$"
+    with monkeypatch.context() as patch:
+        patch.setattr(core.InferenceSession, "run", fail)
+        for use in (lambda: stream.step(xs[:, 1]), lambda: stream.feed(xs[:, 1:]), lambda: model.run(xs)):
+            with pytest.raises(ProviderError, match=rule):
+                use()
+    assert (stream.state, stream.position) == (before, 1)
+    stream.step(xs[:, 1])
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("failing", [RuntimeError, OSError, core.EPFail, core.Fail])
+def test_a_provider_that_dies_at_the_start_leaves_the_cpu_only_where_that_is_allowed(golden, monkeypatch, failing, capfd):
+    there, create = Availability(PROVIDERS["migraphx"], True, ""), onnxruntime.InferenceSession._create_inference_session
+    asked = []
+    monkeypatch.setattr("rnnx_runtime._session.select", lambda requested, strict: [there])
+    monkeypatch.setattr("rnnx_runtime._session.add_to", lambda *arguments: asked.append(there))
+
+    def creating(self, *arguments):
+        if asked:
+            asked.clear()
+            raise failing("no such device\nand more")
+        create(self, *arguments)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", creating)
+    with pytest.raises(ProviderError, match="^migraphx cannot load the model: no such device$"):
+        load(golden / "lstm.onnx", providers="migraphx")
+    placement = load(golden / "lstm.onnx", providers="migraphx", strict=False).placement
+    assert (placement.requested, placement.granted) == (("migraphx",), ("cpu",))
+    assert placement.fell_back == placement.nodes
+    assert placement.because == "migraphx cannot load the model: no such device"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_plugin_that_cannot_list_its_devices_is_not_here(monkeypatch):
+    def fail():
+        raise RuntimeError("no driver\nand more")
+
+    monkeypatch.setattr("rnnx_runtime._providers._register", lambda provider: "")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr(onnxruntime, "get_ep_devices", fail)
+    found = find_provider("openvino")
+    assert (found.here, found.because) == (False, "its plugin cannot list its devices: no driver")
 
 
 def test_auto_says_why_it_chose(golden):

@@ -1,4 +1,5 @@
 import gc
+import sys
 import weakref
 
 import numpy as np
@@ -66,3 +67,39 @@ def test_a_bound_call_keeps_its_arrays_alive(session):
     del call
     gc.collect()
     assert [ref() for ref in alive] == [None] * 4
+
+
+def test_onnxruntime_that_is_not_whole_is_an_error_of_ours(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # importing it fails
+    with pytest.raises(ExecutionError, match="^ONNX Runtime cannot be imported: import of onnxruntime halted"):
+        Session(open_artifact(running_sum()).data, Options({"cpu": {}}, strict=True, threads=1))
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("std::bad_alloc"), RuntimeError("Failed to allocate memory for requested buffer")]
+)
+def test_where_memory_ends_the_error_says_what_to_do(session, monkeypatch, error):
+    def fail(self, *arguments):
+        raise error
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", fail)
+    arrays = {"x": np.ones((1, 1, 2), np.float32), "h": np.ones((1, 2), np.float32)}
+    with pytest.raises(
+        ExecutionError, match=f"^ONNX Runtime failed: {error}; give shorter chunks or fewer rows, or more memory$"
+    ):
+        session.run(["y"], arrays)
+
+
+def test_onnxruntime_is_not_called_where_it_would_end_the_process(session, monkeypatch):
+    """With less than some megabytes left, it aborts in the middle of its own bookkeeping."""
+
+    def fail(file, size):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("rnnx_runtime._memory.mmap.mmap", fail)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *arguments, **options: pytest.fail("it was called"))
+    with pytest.raises(ExecutionError, match="^there is not enough memory: [0-9]+ bytes are needed and cannot be had; give "):
+        Session(open_artifact(running_sum()).data, Options({"cpu": {}}, strict=True, threads=1))
+    h = np.zeros((1, 2), np.float32)
+    with pytest.raises(ExecutionError, match="^there is not enough memory: "):
+        session.bind({"x": np.zeros((1, 1, 2), np.float32)}, {"y": h}, {"h": HostBuffer(h)}, {"h.next": HostBuffer(h)})

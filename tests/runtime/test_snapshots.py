@@ -79,7 +79,11 @@ def test_every_damaged_byte_and_every_cut_is_refused(running_sum):
         (lambda h: h["arrays"][0].update(dtype="object"), "the snapshot's header is not valid: Invalid enum value 'object'"),
         (lambda h: h["arrays"][0].update(shape=[-1, -2]), "the snapshot's header is not valid: a name stands twice, or"),
         (lambda h: h["arrays"][0].update(shape=[1, 3]), "the snapshot's arrays need 12 bytes, it has 8"),
-        (lambda h: h["arrays"][0].update(shape=[1 << 62, 2]), "the snapshot's header is not valid: an axis is longer than "),
+        (lambda h: h["arrays"][0].update(shape=[1 << 62, 2]), "the snapshot's header is not valid: an array has more than "),
+        (
+            lambda h: h["arrays"][0].update(shape=[0, 1 << 31, 1 << 31]),
+            "the snapshot's header is not valid: an array has more",
+        ),
         (lambda h: h["arrays"].append(h["arrays"][0]), "the snapshot's header is not valid: a name stands twice, or"),
         (lambda h: h["meta"].update(batch=0), "the snapshot has a batch of 0 at position 0; it was not made by rnnx"),
         (lambda h: h["meta"].update(position=-1), "the snapshot has a batch of 1 at position -1; it was not made by rnnx"),
@@ -126,6 +130,14 @@ def test_a_state_with_a_value_that_is_not_finite_is_refused(running_sum):
     infinite = sealed(data[: -CHECK - 4] + np.float32(np.inf).tobytes())
     with pytest.raises(StateError, match="^sum: a value is not finite; restore a state from before the model overflowed$"):
         State.from_bytes(infinite)
+
+
+def test_a_header_that_is_no_text_is_refused_as_a_whole(running_sum):
+    """Also where it holds what is read only later."""
+    data = running_sum.make_state({"sum": [[1, -2]]}).to_bytes()
+    spoilt = data[:-CHECK].replace(b'"batch"', b'"b\x8dtch"')
+    with pytest.raises(StateError, match="^the snapshot's header is not valid: 'utf-8' codec can't decode byte 0x8d"):
+        State.from_bytes(sealed(spoilt))
 
 
 @pytest.mark.parametrize("data", [b"", b"rnnx", b"x" * 100, b"rnnxsnap", "text", None, 3])
@@ -181,6 +193,7 @@ def test_what_was_held_back_and_its_probability_survive(char_rnn):
     [
         lambda h: h["meta"].update(left=-1),
         lambda h: h["meta"].update(position=-1),
+        lambda h: h["meta"].update(position=1 << 63),
         lambda h: h["meta"]["sampler"].update(temperature=-1),
         lambda h: h["meta"]["sampler"].update(top_k=0),
         lambda h: h["meta"]["random"].update(state="x"),
@@ -205,6 +218,33 @@ def test_a_checkpoint_that_lies_is_refused_and_the_stream_stays(char_rnn, change
     with pytest.raises(StateError):
         stream.resume(changed(generation.to_bytes(), change))
     assert stream.state == before
+
+
+def with_logits(data: bytes, logits) -> bytes:
+    """The checkpoint with other logits: the last array but one, before the symbols that were seen."""
+    size, symbols = logits.nbytes, len(logits)
+    again = sealed(data[: -CHECK - symbols - 4 * symbols] + logits.tobytes() + data[-CHECK - symbols : -CHECK])
+    return changed(again, lambda h: h["arrays"][-2].update(dtype=logits.dtype.name)) if size != 4 * symbols else again
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_checkpoint_whose_logits_are_not_finite_is_refused(char_rnn, wrong):
+    data = char_rnn.stream().generate("hell", 9, seed=1).to_bytes()
+    assert char_rnn.stream().resume(with_logits(data, np.array([-np.inf, 0, 1, 2], np.float32)))
+    rule = "^the checkpoint's logits are not finite; resume one from before the model overflowed$"
+    with pytest.raises(StateError, match=rule):
+        char_rnn.stream().resume(with_logits(data, np.array([0, wrong, 0, 0], np.float32)))
+    with pytest.raises(StateError, match="^the checkpoint is not valid: it was not made by rnnx$"):
+        char_rnn.stream().resume(with_logits(data, np.array([0, 1, 2, 3], np.float64)))
+
+
+def test_a_checkpoint_whose_state_is_not_finite_is_refused(char_rnn):
+    data = char_rnn.stream().generate("hell", 9, seed=1).to_bytes()
+    end = 16 + int.from_bytes(data[12:16], "little")
+    with pytest.raises(
+        StateError, match="^rnn.l0.h: a value is not finite; restore a state from before the model overflowed$"
+    ):
+        char_rnn.stream().resume(sealed(data[:end] + np.float32(np.nan).tobytes() + data[end + 4 : -CHECK]))
 
 
 def test_a_checkpoint_is_for_one_stream_of_a_model_that_writes(char_rnn, lstm):

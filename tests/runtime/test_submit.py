@@ -219,6 +219,74 @@ def test_a_callback_may_submit_and_may_fail_without_stopping_the_others(char_rnn
     assert pool.submit("c", 1).result(10).shape == (4,)
 
 
+def test_nobody_waits_for_a_thread_that_died(char_rnn, monkeypatch):
+    batcher = type(char_rnn.pool()._batcher)
+    following, go = batcher._next, threading.Event()
+
+    def dying(self):
+        go.wait(10)
+        raise MemoryError
+
+    monkeypatch.setattr(batcher, "_next", dying)
+    pool = char_rnn.pool()
+    futures = [pool.submit("a", 1), pool.submit("a", 2), pool.submit("b", 1)]
+    go.set()
+    for future in futures:
+        with pytest.raises(ExecutionError, match="^the pool's thread ended: MemoryError$"):
+            future.result(10)
+    monkeypatch.setattr(batcher, "_next", following)
+    assert pool.submit("a", 1).result(10).shape == (4,)
+    assert pool.state("a").position == 1
+
+
+def test_a_thread_without_memory_for_its_stack_is_not_started(char_rnn, monkeypatch):
+    def refuse(size):
+        raise ExecutionError(f"no {size} bytes")
+
+    pool = char_rnn.pool()
+    with monkeypatch.context() as patch:
+        patch.setattr("rnnx_runtime._batcher.check_room", refuse)
+        with pytest.raises(ExecutionError, match="^no [0-9]+ bytes$"):
+            pool.submit("a", 1)
+    assert pool.submit("a", 1).result(10).shape == (4,)
+
+
+def test_an_interrupted_request_was_made_or_was_not(char_rnn):
+    """Interrupted wherever Python may be: where a call returns, or a function begins."""
+    pool = char_rnn.pool()
+    asked = 0
+    for place in range(1000):
+        left = place
+
+        def interrupt(frame, event, argument):
+            nonlocal left
+            if event in ("call", "c_return") and "rnnx_runtime" in frame.f_code.co_filename:
+                left -= 1
+                if left < 0:
+                    sys.setprofile(None)
+                    raise KeyboardInterrupt
+
+        sys.setprofile(interrupt)
+        try:
+            pool.submit("a", 1)
+        except KeyboardInterrupt:
+            through = False
+        else:
+            through = True
+        finally:
+            sys.setprofile(None)
+        pool.submit("a", 1).result(10)
+        while pool._batcher.is_waiting("a"):
+            time.sleep(0.0005)
+        position = pool.state("a").position
+        assert position - asked in (1, 2)
+        assert pool._batcher._waiting == 0
+        asked = position
+        if through:
+            return
+    pytest.fail("it never got through")
+
+
 ENDING = """
 import sys, numpy as np
 from rnnx_runtime import load
