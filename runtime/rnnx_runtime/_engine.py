@@ -7,7 +7,7 @@ process, which has the parent's memory but not its threads. Whoever keeps someth
 import math
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final, final
 from weakref import WeakSet
@@ -24,8 +24,10 @@ from rnnx_runtime._session import Options, Session, leave_to_parent
 from rnnx_runtime._state import State
 from rnnx_runtime._stepper import Stepper
 
-# A call of so many steps at most: what ONNX Runtime allocates for a call, it keeps, and a call cannot be interrupted.
+# A call of so many steps at most: what ONNX Runtime allocates for a call, it keeps. And a call cannot be interrupted: where the
+# weights, which each row of a step reads, are large, it takes fewer. So many bytes are read in some hundredths of a second.
 _LONGEST_CALL: Final = 512
+_LARGEST_CALL: Final = 1 << 29
 
 # Rows of a call that are measured, to see how many are best.
 _SMALL_BATCH: Final = 64
@@ -78,34 +80,48 @@ class Engine:
         """How far from the golden trace is right, relative above 1."""
         return tolerance_of(self.graph.manifest, reduced=self._options.reduced_precision)
 
-    def run(self, chunk: Chunk, state: State) -> tuple[Answers, State]:
-        """Answer a checked chunk of any length, and hand on the state."""
-        session, manifest = self.open(), self.graph.manifest
+    def run(self, chunk: Chunk, state: State, is_cancelled: Callable[[], bool] | None = None) -> tuple[Answers, State]:
+        """Answer a checked chunk of any length, and hand on the state.
+
+        Raises:
+            ExecutionError: ONNX Runtime failed, or `is_cancelled` said so between two calls: then nobody waits for the answer.
+        """
+        session = self.open()
         if chunk.steps == 0:
             return self.graph.empty(chunk.batch), state
-        if manifest.one_step and chunk.steps > 1:
-            stepper = self.stepper(chunk.batch)
-            stepper.load(state)
-            return stepper.run_steps(chunk), stepper.state()
-        if self._is_one_call(chunk.steps):
-            return self.graph.call(session, chunk, state)
-        pieces = []
-        for first in range(0, chunk.steps, _LONGEST_CALL):
-            cut = self.graph.cut(chunk, first, min(first + _LONGEST_CALL, chunk.steps))
-            answers, state = self.graph.call(session, cut, state)
+        if self._is_one_call(chunk):
+            return self._run(session, chunk, state)
+        pieces, longest = [], self._longest_call(chunk.batch)
+        for first in range(0, chunk.steps, longest):
+            if is_cancelled is not None and is_cancelled():
+                raise ExecutionError("the call was cancelled; the state is as before")
+            cut = self.graph.cut(chunk, first, min(first + longest, chunk.steps))
+            answers, state = self._run(session, cut, state)
             pieces.append(answers)
         return self.graph.joined(pieces), state
 
+    def _run(self, session: Session, chunk: Chunk, state: State) -> tuple[Answers, State]:
+        if not self.graph.manifest.one_step or chunk.steps == 1:
+            return self.graph.call(session, chunk, state)
+        stepper = self.stepper(chunk.batch)
+        stepper.load(state)
+        return stepper.run_steps(chunk), stepper.state()
+
     def prepares(self, chunk: Chunk) -> bool:
         """Whether a prepared call is worth its buffers for chunks like this one, should they come again."""
-        if chunk.steps == 0 or self.graph.manifest.one_step or not self._is_one_call(chunk.steps):
+        if chunk.steps == 0 or self.graph.manifest.one_step or not self._is_one_call(chunk):
             return False
         layouts = [*(port.layout for port in self.graph.inputs.values()), *self.graph.outputs.values()]
         return sum(math.prod(layout.graph_shape(chunk.batch, chunk.steps)) for layout in layouts) <= _PREPARED
 
-    def _is_one_call(self, steps: int) -> bool:
+    def _is_one_call(self, chunk: Chunk) -> bool:
         manifest = self.graph.manifest
-        return steps <= _LONGEST_CALL or not manifest.streamable or manifest.chunks_matter_because is not None
+        whole = not manifest.streamable or manifest.chunks_matter_because is not None
+        return whole or chunk.steps <= self._longest_call(chunk.batch)
+
+    def _longest_call(self, batch: int) -> int:
+        """Of how many steps a call is at most. It depends on nothing that is measured, so that answers don't either."""
+        return max(1, min(_LONGEST_CALL, _LARGEST_CALL // (len(self._artifact.data) * batch)))
 
     def initial_state(self, batch: object, conditions: Mapping[str, ArrayLike]) -> State:
         """The state that new sequences start with."""
@@ -157,7 +173,10 @@ class Engine:
                     session, self._options, self._placement = self._fastest()
                 else:
                     session = Session(self._artifact.data, self._options)
-                    self._placement = self._placement or session.placement
+                    # After a fork it may have become another: what was chosen by itself says why it was.
+                    because = session.placement.because or (self._placement.because if self._placement else "")
+                    requested = self._placement.requested if self._placement else session.placement.requested
+                    self._placement = replace(session.placement, requested=requested, because=because)
                     self._check(session)
                 if self._artifact.initial is not None:
                     # Run once per sequence, and not covered by the golden trace: where ONNX Runtime is at home.
@@ -172,7 +191,7 @@ class Engine:
     def _bindings_hold(self, session: Session) -> bool:
         try:
             return bindings_hold(self.graph, session)
-        except ExecutionError:  # plain runs have shown that they work
+        except (ExecutionError, ProviderError):  # plain runs have shown that they work
             return False
 
     def _check(self, session: Session) -> None:

@@ -7,7 +7,7 @@
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from threading import RLock
+from threading import Lock, get_ident
 from typing import Any, Self, TypedDict, final
 
 import msgspec
@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from rnnx_runtime import _snapshot
 from rnnx_runtime._codec import TextCodec
-from rnnx_runtime._errors import InputError, StateError, printable
+from rnnx_runtime._errors import InputError, RnnxError, StateError, printable
 from rnnx_runtime._graph import Graph
 from rnnx_runtime._inputs import whole
+from rnnx_runtime._memory import out_of_memory
 from rnnx_runtime._sampling import RandomState, Sampler, SamplerOptions, log_softmax
 from rnnx_runtime._state import _FARTHEST, State, check_finite
 
@@ -84,17 +85,19 @@ class StopFilter:
 
     def push(self, text: str) -> str:
         """More of the text comes; what of it can be let through."""
-        if not self.stop:
-            return text
-        self.held += text
-        found = min((at for at in (self.held.find(word) for word in self.stop) if at >= 0), default=None)
-        if found is not None:
-            self.ended = True
-            piece, self.held = self.held[:found], ""
-            return piece
-        keep = max((n for word in self.stop for n in range(1, len(word)) if self.held.endswith(word[:n])), default=0)
-        piece, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
+        piece, self.held, self.ended = self.sifted(text)
         return piece
+
+    def sifted(self, text: str) -> tuple[str, str, bool]:
+        """What would be let through of more text, what held back, and whether a stop string came; nothing changes."""
+        if not self.stop:
+            return text, "", False
+        held = self.held + text
+        found = min((at for at in (held.find(word) for word in self.stop) if at >= 0), default=None)
+        if found is not None:
+            return held[:found], "", True
+        keep = max((n for word in self.stop for n in range(1, len(word)) if held.endswith(word[:n])), default=0)
+        return held[: len(held) - keep], held[len(held) - keep :], False
 
     def flush(self) -> str:
         """No more comes: what was held back."""
@@ -104,10 +107,11 @@ class StopFilter:
 
 @final
 class Writing:
-    """A text in progress.
+    """A text in progress. Wherever it is interrupted, it has read a symbol or it has not.
 
     Attributes:
         logits: what the model answered last, `(V,)`.
+        reads: how many symbols it has read, since it was begun here.
     """
 
     def __init__(self, graph: Graph, sampler: Sampler, stop: tuple[str, ...], left: int, on_token: OnToken | None) -> None:
@@ -125,6 +129,7 @@ class Writing:
         self._direct = not stop and on_token is None and sampler.options.repetition_penalty == 1
         self._drawn: list[_Drawn] = []  # of the text that is ready or held back
         self._piece: list[_Drawn] = []
+        self.reads = 0
 
     @property
     def text(self) -> str:
@@ -146,43 +151,46 @@ class Writing:
         if self._left == 0:
             return None
         if self._pending is None:
-            self._pending = self._sampler.draw(self.logits)
+            token = self._sampler.peek(self.logits)
+            # No call between these two: nothing can interrupt them.
+            self._pending = token
+            del self._sampler.noise[-1:]
         return self._pending
 
     def read(self, logits: NDArray[Any]) -> str:
         """The model has read the token, and answered this; the text that can be handed out now."""
         assert self._pending is not None
-        token, self._pending = self._pending, None
+        token, before = self._pending, self.logits
+        symbol = self._vocabulary[token]
+        # From `_pending` on, either way, no call returns until all is in its place: nothing can interrupt it.
         if self._direct and not self._ready:
-            self._piece, self.logits = [(token, self.logits)], logits
+            self._pending, self.logits, self._piece = None, logits, [(token, before)]
+            self.reads += 1
             self._left -= 1
-            symbol = self._vocabulary[token]
             self._pieces.append(symbol)
             return symbol
+        piece, held, ended = self._filter.sifted(symbol)
+        drawn = [*self._drawn, (token, before)]
+        self._pending, self.logits, self._drawn = None, logits, drawn
+        self.reads += 1
         self._sampler.seen[token] = True
-        self._drawn.append((token, self.logits))
-        self._left -= 1
-        self.logits = logits
-        symbol = self._vocabulary[token]
-        piece = self._filter.push(symbol)
-        if self._filter.ended:
-            self._left = 0
+        self._filter.held, self._filter.ended = held, ended
+        self._left = 0 if ended else self._left - 1
         self._ready += piece
-        try:
-            # After everything is in its place: it may raise, or make a checkpoint.
-            if self._on_token is not None and self._on_token(symbol) in _NO:
-                self._left = 0
-        finally:
-            if self._left == 0:
-                self._ready += self._filter.flush()
+        # After everything is in its place: it may raise, or make a checkpoint.
+        if self._on_token is not None and self._on_token(symbol) in _NO:
+            self._left = 0
         return self.take()
 
     def take(self) -> str:
         """The text that can be handed out; it is from now on."""
-        piece, self._ready = self._ready, ""
+        held = self._filter.held
+        piece = self._ready + held if self._left == 0 else self._ready  # nothing more comes
+        size, drawn = len(piece), self._drawn
         if piece:
+            self._filter.held = "" if self._left == 0 else held
+            self._ready, self._piece, self._drawn = "", drawn[:size], drawn[size:]
             self._pieces.append(piece)
-            self._piece, self._drawn = self._drawn[: len(piece)], self._drawn[len(piece) :]
         return piece
 
     def to_bytes(self, state: State) -> bytes:
@@ -256,36 +264,49 @@ class Generation(Iterator[str]):
         read: Callable[[int, int], NDArray[Any]],
         state: Callable[[], State],
         position: int,
+        unread: Callable[[int], None] = lambda position: None,
     ) -> None:
-        """Write with a model that `read`s a token where it stands at a position, and answers `(V,)`."""
+        """Write with a model that `read`s a token where it stands at a position, and answers `(V,)`.
+
+        `unread`: what takes the model back to a position, where it has read a token more and the answer was lost.
+        """
         self._writing = writing
         self._read = read
         self._state = state
-        self._position = position
-        self._lock = RLock()  # one that the thread that writes may take again, for a checkpoint
-        self._going = False
+        self._start = position - writing.reads
+        self._unread = unread
+        self._lock = Lock()
+        self._writer: int | None = None  # the thread that goes on with it
+
+    @property
+    def _position(self) -> int:
+        """Where the text left the model."""
+        return self._start + self._writing.reads
 
     def __next__(self) -> str:
-        if not self._lock.acquire(False):
+        thread, lock = get_ident(), self._lock
+        # Not `acquire`: whoever is interrupted behind it never gives it back.
+        if lock.locked():  # `on_token` may make a checkpoint, but not go on
             raise InputError(_BUSY)
-        try:
-            if self._going:  # `on_token` may make a checkpoint, but not go on
-                raise InputError(_BUSY)
-            self._going = True
+        with lock:
+            self._writer = thread
             try:
                 return self._next()
-            finally:
-                self._going = False
-        finally:
-            self._lock.release()
+            except MemoryError as error:
+                raise out_of_memory(error) from None
 
     def _next(self) -> str:
         if piece := self._writing.take():
             return piece
         while (token := self._writing.draw()) is not None:
-            logits = self._read(token, self._position)
-            self._position += 1
-            if piece := self._writing.read(logits):
+            try:
+                piece = self._writing.read(self._read(token, self._position))
+            except RnnxError:  # the model has read nothing
+                raise
+            except BaseException:
+                self._unread(self._position)
+                raise
+            if piece:
                 return piece
         raise StopIteration
 
@@ -307,14 +328,18 @@ class Generation(Iterator[str]):
         Raises:
             InputError: the stream is in use by another call, or was moved by one.
         """
-        if not self._lock.acquire(False):
+        thread, lock = get_ident(), self._lock
+        if not lock.locked():
+            with lock:
+                return self._checkpoint()
+        if self._writer != thread:
             raise InputError(_BUSY)
-        try:
-            state = self._state()
-            check_unmoved(self._position, state.position)
-            return self._writing.to_bytes(state)
-        finally:
-            self._lock.release()
+        return self._checkpoint()  # made by `on_token`
+
+    def _checkpoint(self) -> bytes:
+        state = self._state()
+        check_unmoved(self._position, state.position)
+        return self._writing.to_bytes(state)
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("a generation cannot be copied or pickled; keep its to_bytes, and resume it with another stream")

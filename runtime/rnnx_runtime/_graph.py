@@ -100,6 +100,10 @@ class Graph:
         for name, spec in self.states.items():
             if name not in state or state[name].shape != spec.sized(state.batch) or state[name].dtype != spec.dtype:
                 raise StateError(f"the state lacks {name}, {spec.dtype} {spec.sized(state.batch)}; it was not made by rnnx")
+        if state.keys() - self.states.keys():
+            raise StateError(
+                f"the state has {min(state.keys() - self.states.keys())!r}, the model has not; it was not made by rnnx"
+            )
         return state
 
     def initial_state(self, batch: Any) -> State:

@@ -20,7 +20,8 @@ class Held:
     """One set of streams, in as many calls as their number needs.
 
     Attributes:
-        steps: how many each of them was stepped since it is held.
+        steps: how many each of them was stepped since it is held. Where a step is done is here and nowhere else, so that it is
+            done for all of them at once, wherever it is interrupted.
     """
 
     def __init__(self, engine: Engine, rows: Rows) -> None:
@@ -63,17 +64,16 @@ class Held:
         """Whether more is kept than a pool of so many streams is likely to need again."""
         return len(self._kept) > _SIZES and sum(stepper.batch for stepper in self._kept.values()) > 2 * len(self._rows)
 
-    def step(self, keys: Sequence[Hashable], chunk: Chunk) -> Answers:
-        """Answer a checked chunk of one step with a row for each of `keys`, which it holds. Where a call fails, all states are as before."""
+    def look_ahead(self, keys: Sequence[Hashable], chunk: Chunk) -> Answers:
+        """Answer a checked chunk of one step with a row for each of `keys`, which it holds. All states are as before until `steps` is
+        one more.
+        """
         order = None if keys == self._keys else np.array([self._places[key] for key in keys])
         arrays = chunk.arrays if order is None else {name: _sorted(array, order) for name, array in chunk.arrays.items()}
         answers = []
         for first, stepper in self._calls:
             rows = {name: array[first : first + stepper.batch] for name, array in arrays.items()}
-            answers.append(stepper.look_ahead(Chunk(rows, stepper.batch, 1)))
-        self.steps += 1
-        for _, stepper in self._calls:  # all in one go, where nothing can fail any more
-            stepper.advance(1)
+            answers.append(stepper.look_ahead(Chunk(rows, stepper.batch, 1), self.steps))
         found = (
             answers[0] if len(answers) == 1 else {name: np.concatenate([one[name] for one in answers]) for name in answers[0]}
         )
@@ -82,9 +82,10 @@ class Held:
     def settle(self) -> None:
         """Put the states in their rows, and hold none."""
         for first, stepper in self._calls:
-            self._rows.scatter(self._keys[first : first + stepper.batch], stepper.peek())
-        if self.steps:
-            self._rows.advance(self._keys, self.steps)
+            self._rows.scatter(self._keys[first : first + stepper.batch], stepper.peek(self.steps))
+        places = self._rows.places(self._keys)
+        # From the change of the positions on no call is begun: nothing can interrupt it.
+        self._rows.advance(places, self.steps)
         self._keys, self._places, self._calls, self.steps = [], {}, [], 0
 
 

@@ -15,6 +15,7 @@ from rnnx_runtime._files import Source, check_writable
 from rnnx_runtime._golden import answers_sha256, golden_chunk
 from rnnx_runtime._inputs import whole
 from rnnx_runtime._manifest import Manifest
+from rnnx_runtime._memory import within_memory
 from rnnx_runtime._providers import Placement, parse_providers
 from rnnx_runtime._session import Options, warn_of_telemetry
 from rnnx_runtime._state import State
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # imported where they are needed: a process that only steps s
 _MOST_THREADS: Final = 256
 
 
+@within_memory
 def load(
     source: Source,
     *,
@@ -65,6 +67,7 @@ def load(
     return model
 
 
+@within_memory
 def selftest(
     source: Source,
     *,
@@ -178,6 +181,7 @@ class Model:
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopened, (self._source, self.digest, self._options, self._trust)
 
+    @within_memory
     def stream(self, batch: int | None = None, *, state: State | None = None, **conditions: ArrayLike) -> Stream:
         """A new sequence in progress, or a batch of them in lockstep.
 
@@ -197,6 +201,7 @@ class Model:
             raise InputError(f"a stream starts from a state or from conditions, got both: {', '.join(conditions)}")
         return Stream(self._engine, self._graph.check_state(state, batch))
 
+    @within_memory
     def pool(self, *, max_batch: int | None = None, max_wait_ms: float = 0.0, max_queue: int = 1024) -> "Pool":
         """Many streams, stepped together in one call.
 
@@ -214,6 +219,7 @@ class Model:
 
         return Pool(self._engine, max_batch, max_wait_ms, max_queue)
 
+    @within_memory
     def initial_state(self, batch: int | None = None, **conditions: ArrayLike) -> State:
         """The state that new sequences start with.
 
@@ -227,6 +233,7 @@ class Model:
         """
         return self._engine.initial_state(batch, conditions)
 
+    @within_memory
     def make_state(self, arrays: Mapping[str, ArrayLike]) -> State:
         """A state with these values, by state name, in the shapes that the manifest gives; the values are copied.
 
@@ -235,6 +242,7 @@ class Model:
         """
         return self._graph.make_state(arrays)
 
+    @within_memory
     def run(self, chunk: Any, state: State | None = None) -> tuple[Any, State]:
         """Answer a chunk, and hand on the state: a pure function.
 
@@ -254,6 +262,7 @@ class Model:
         answers, following = self._engine.run(checked, begin)
         return self._graph.single(answers), following
 
+    @within_memory
     def step(self, x: Any, state: State) -> tuple[Any, State]:
         """Answer one step, `(B, ...)`, and hand on the state: a pure function. `Stream.step` is faster.
 
@@ -264,6 +273,7 @@ class Model:
         answers, following = self._engine.run(checked, self._graph.check_state(state, checked.batch))
         return self._graph.single(self._graph.of_step(answers)), following
 
+    @within_memory
     def infer(self, sequence: str | ArrayLike) -> Any:
         """Answer a whole sequence from the initial state, through the artifact's codec.
 
@@ -283,6 +293,7 @@ class Model:
         chunk = self.encode(sequence)[None]  # (B=1, T) or (B=1, T, V)
         return self.decode(self.logits(self.run(chunk)[0])[0].argmax(axis=-1))
 
+    @within_memory
     def score(self, text: str) -> float:
         """How surprising the text is to the model: bits per character, over all characters but the first.
 
@@ -296,6 +307,7 @@ class Model:
 
         return bits_per_symbol(self._engine, text)
 
+    @within_memory
     def selftest(self) -> "SelfTest":
         """Run the artifact's golden trace on this very machine, with this model's providers: whole, in chunks and in steps.
 
@@ -309,6 +321,7 @@ class Model:
 
         return run_selftest(self._engine)
 
+    @within_memory
     def encode(self, sequence: Any) -> NDArray[Any]:
         """What the model takes for `sequence`, by the artifact's codec.
 
@@ -322,6 +335,7 @@ class Model:
         encoded: NDArray[Any] = self.manifest.codec.encode(sequence)
         return encoded
 
+    @within_memory
     def decode(self, answer: Any) -> Any:
         """What the artifact's codec makes of an answer: the text of tokens; with a scaler, values in the units of the data.
 

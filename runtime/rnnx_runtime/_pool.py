@@ -17,6 +17,7 @@ from rnnx_runtime._graph import Answers
 from rnnx_runtime._held import Held
 from rnnx_runtime._inputs import real, whole
 from rnnx_runtime._members import by_key, one_chunk, own_step, side_by_side, stacked_steps
+from rnnx_runtime._memory import within_memory
 from rnnx_runtime._rows import Rows
 from rnnx_runtime._state import State, check_finite, make_state, rows_of
 from rnnx_runtime._stats import Stats
@@ -68,6 +69,7 @@ class Pool:
         """The durations of the calls since `measure` was called; None before."""
         return self._stats
 
+    @within_memory
     def join(self, key: Hashable, state: State | None = None, **conditions: ArrayLike) -> None:
         """Add a stream. `step` and `feed` do so by themselves where the initial state is not computed.
 
@@ -90,6 +92,7 @@ class Pool:
                 raise StateError(f"there is a stream {key!r} in this pool already; restore sets its state")
             self._rows.put(key, begin)
 
+    @within_memory
     def leave(self, key: Hashable) -> State:
         """Remove a stream; the state that it leaves with.
 
@@ -104,6 +107,7 @@ class Pool:
             self._rows.drop(key)
             return state
 
+    @within_memory
     def state(self, key: Hashable) -> State:
         """The state of a stream, as a value.
 
@@ -114,6 +118,7 @@ class Pool:
             self._held.settle()
             return self._rows.state(key)
 
+    @within_memory
     def restore(self, key: Hashable, state: State) -> None:
         """Let a stream continue from `state`.
 
@@ -127,6 +132,7 @@ class Pool:
             self._held.settle()
             self._rows.put(key, fitting)
 
+    @within_memory
     def step(self, xs: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Answer one step of each of these streams. Those that are new join at the initial state.
 
@@ -146,12 +152,17 @@ class Pool:
                 return {}
             if not self._held.holds(keys):
                 self._held.hold(keys, self._most(len(keys)))
-            answers = self._held.step(keys, chunk)
+            answers = self._held.look_ahead(keys, chunk)
+            found: dict[Hashable, Any] = (
+                dict(zip(keys, *answers.values(), strict=True))
+                if len(answers) == 1
+                else {key: {name: array[row] for name, array in answers.items()} for row, key in enumerate(keys)}
+            )
+            self._held.steps += 1  # last, when nothing can fail any more
             self._count(started, len(keys))
-        if len(answers) == 1:
-            return dict(zip(keys, *answers.values(), strict=True))
-        return {key: {name: array[row] for name, array in answers.items()} for row, key in enumerate(keys)}
+            return found
 
+    @within_memory
     def feed(self, chunks: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Answer a chunk of each of these streams, of any lengths. Those that are new join at the initial state.
 
@@ -180,13 +191,13 @@ class Pool:
                         pieces[key].append({name: array[row : row + 1] for name, array in answers.items()})
                         one = rows_of(following, [row], self._graph.batch_axes)
                         states[key] = make_state(one.digest, 1, dict(one), states[key].position + last - first)
-            for key, state in states.items():
-                self._rows.put(key, state)
+            found = {
+                key: self._graph.single({name: array[0] for name, array in self._graph.joined(pieces[key]).items()})
+                for key in checked
+            }
+            self._rows.put_all(states)
             self._count(started, sum(chunk.steps for chunk in checked.values()))
-        return {
-            key: self._graph.single({name: array[0] for name, array in self._graph.joined(pieces[key]).items()})
-            for key in checked
-        }
+            return found
 
     def _cuts(self, lengths: Mapping[Hashable, int]) -> Iterator[tuple[int, int, list[Hashable]]]:
         """Ragged chunks as calls of equal lengths: from which step to which, and the streams that are still going."""
@@ -198,6 +209,7 @@ class Pool:
                 yield first, last, [key for key, steps in lengths.items() if steps >= last]
             first = last
 
+    @within_memory
     def submit(self, key: Hashable, x: Any, *, timeout: float | None = None) -> Future[Any]:
         """Ask for one step of a stream; requests of many threads are answered together.
 
@@ -217,9 +229,13 @@ class Pool:
         """
         if timeout is not None and real("timeout", timeout) < 0:
             raise InputError(f"timeout must be 0 or more, got {timeout}")
+        return self._submit(key, x, timeout, Future())
+
+    def _submit(self, key: Hashable, x: Any, timeout: float | None, future: Future[Any]) -> Future[Any]:
         owned = own_step(self._graph, key, x)
         self._after_fork()
-        return self._batcher.submit(key, owned, None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+        self._batcher.submit(key, owned, None if timeout is None else min(timeout, threading.TIMEOUT_MAX), future)
+        return future
 
     async def astep(self, key: Hashable, x: Any) -> Any:
         """`submit`, for the tasks of an event loop: waits for room and for the answer without blocking it.
@@ -232,6 +248,7 @@ class Pool:
         self._after_fork()
         return await asyncio.wrap_future(await self._batcher.asubmit(key, owned))
 
+    @within_memory
     def generate(
         self, key: Hashable, prompt: str, max_new_tokens: int = 256, **options: Unpack[GenerateOptions]
     ) -> Generation:
@@ -247,6 +264,7 @@ class Pool:
         writing.begin(tokens, logits[-1] if logits.ndim == 2 else logits)
         return self._generation(key, writing)
 
+    @within_memory
     def resume(self, key: Hashable, checkpoint: bytes, *, on_token: OnToken | None = None) -> Generation:
         """`Stream.resume` with a stream of this pool, which joins where it is new.
 
@@ -289,10 +307,16 @@ class Pool:
 
     def _generation(self, key: Hashable, writing: Writing) -> Generation:
         graph = self._graph
+        asked: dict[int, Future[Any]] = {}  # by position: of a request whose answer nobody waited for
 
         def read(token: int, position: int) -> NDArray[Any]:
-            check_unmoved(position, self._position(key))
-            return graph.logits(self.submit(key, graph.symbol(token)[0]).result())
+            future = asked.get(position)
+            if future is None or not (self._batcher.is_waiting(key) or future.done()):
+                check_unmoved(position, self._position(key))
+                asked.clear()
+                asked[position] = future = Future()
+                self._submit(key, graph.symbol(token)[0], None, future)
+            return graph.logits(future.result())
 
         return Generation(writing, read, lambda: self.state(key), self._position(key))
 
@@ -316,17 +340,17 @@ class Pool:
         """A turn for these streams. Those that are new join, and leave again where the call fails."""
         with self._turn():
             new = self._rows.missing(keys)
-            if new:
-                self._engine.open()
-                begin = self._engine.initial_state(1, {})  # refused where it is computed: such streams must join
-                for key in new:
-                    self._rows.put(key, begin)
             try:
+                if new:
+                    self._engine.open()
+                    begin = self._engine.initial_state(1, {})  # refused where it is computed: such streams must join
+                    self._rows.put_all(dict.fromkeys(new, begin))
                 yield
             except BaseException:
                 self._held.settle()
                 for key in new:
-                    self._rows.drop(key)
+                    if key in self._rows:
+                        self._rows.drop(key)
                 raise
 
     def _most(self, rows: int) -> int:

@@ -41,12 +41,22 @@ class Rows:
 
     def put(self, key: Hashable, state: State) -> None:
         """Set the row of `key`, which may be new, to this state of a batch of 1."""
-        if key not in self._places:
-            if not self._free:
-                self._grow()
-            self._places[key] = self._free.pop()
-        self.scatter([key], state)
-        self._positions[self._places[key]] = state.position
+        self.put_all({key: state})
+
+    def put_all(self, states: Mapping[Hashable, State]) -> None:
+        """Set these rows: all of them or, where that fails or is interrupted, none. The states go to rows that are free."""
+        if len(self._free) < len(states):
+            self._grow(len(states))
+        left = len(self._free) - len(states)
+        free, places = self._free[:left], dict(zip(states, self._free[left:], strict=True))
+        for key, place in places.items():
+            self._write(np.array([place]), states[key])
+            self._positions[place] = states[key].position
+        before = [self._places[key] for key in states if key in self._places]
+        # Where it is interrupted from here on, some rows are never used again, and none is used twice.
+        self._free = free
+        self._places.update(places)
+        self._free.extend(before)
 
     def drop(self, key: Hashable) -> None:
         """Forget the row of `key`."""
@@ -66,7 +76,7 @@ class Rows:
 
     def gather(self, keys: Sequence[Hashable]) -> State:
         """The rows of `keys` as one state; its position says nothing, for each row has its own."""
-        places = self._places_of(keys)
+        places = self.places(keys)
         arrays = {}
         for name, array in self._arrays.items():
             axis = self._graph.batch_axes[name]
@@ -75,27 +85,31 @@ class Rows:
 
     def scatter(self, keys: Sequence[Hashable], state: Mapping[str, NDArray[Any]]) -> None:
         """Set the rows of `keys` to those of `state`; their positions stay."""
-        places = self._places_of(keys)
+        self._write(self.places(keys), state)
+
+    def advance(self, places: NDArray[np.intp], steps: int) -> None:
+        """So many more steps lie behind these rows."""
+        self._positions[places] += steps
+
+    def _write(self, places: NDArray[np.intp], state: Mapping[str, NDArray[Any]]) -> None:
         for name, array in self._arrays.items():
             array[_at(self._graph.batch_axes[name], places)] = state[name]
 
-    def advance(self, keys: Sequence[Hashable], steps: int | Sequence[int]) -> None:
-        """So many more steps lie behind the rows of `keys`."""
-        self._positions[self._places_of(keys)] += steps
-
-    def _places_of(self, keys: Sequence[Hashable]) -> NDArray[np.intp]:
+    def places(self, keys: Sequence[Hashable]) -> NDArray[np.intp]:
+        """Which rows those of `keys` are."""
         return np.array([self._places[key] for key in keys], np.intp)
 
-    def _grow(self) -> None:
+    def _grow(self, rows: int) -> None:
+        """Make room for so many more rows, and as many again as there are."""
         have = len(self._positions) if self._places else 0
-        room = max(_FIRST, 2 * have)
+        room = max(_FIRST, 2 * have, have + rows)
+        arrays = {name: _room(spec, room) for name, spec in self._graph.states.items()}
         for name, spec in self._graph.states.items():
-            larger = _room(spec, room)
             if have:
-                larger[_at(spec.batch_axis, slice(have))] = self._arrays[name]
-            self._arrays[name] = larger
-        self._positions = np.concatenate([self._positions[:have], np.zeros(room - have, np.int64)])
-        self._free = list(range(room - 1, have - 1, -1))
+                arrays[name][_at(spec.batch_axis, slice(have))] = self._arrays[name]
+        positions = np.concatenate([self._positions[:have], np.zeros(room - have, np.int64)])
+        free = [*range(room - 1, have - 1, -1), *(self._free if have else [])]
+        self._arrays, self._positions, self._free = arrays, positions, free
 
 
 def _room(spec: StateSpec, rows: int) -> NDArray[Any]:

@@ -78,6 +78,7 @@ class Sampler:
 
     Attributes:
         seen: which tokens were there before, for the penalty: bool, `(V,)`.
+        noise: drawn and not used, `(V,)` each; the next one is the last.
     """
 
     def __init__(self, options: SamplerOptions, seed: int | None, symbols: int) -> None:
@@ -86,8 +87,9 @@ class Sampler:
         self._random = np.random.Generator(np.random.PCG64(seed))
         # Where nothing is cut off, it is enough to add the noise, times the temperature, to the logits.
         self._uncut = _COLD <= options.temperature <= _HOT and options == SamplerOptions(temperature=options.temperature)
-        self._noise: list[NDArray[Any]] = []  # `(V,)` each, drawn and not used; the next one is the last
-        self._drawn_from = self.random_state()  # where the random numbers stood before these
+        self.noise: list[NDArray[Any]] = []
+        self._filling = False  # `noise`; where that is interrupted, it is begun anew
+        self._drawn_from = self.random_state()  # where the random numbers stood before the noise
 
     def draw(self, logits: NDArray[Any]) -> int:
         """A token, from logits `(V,)`; some may be -inf, for tokens that are never drawn.
@@ -95,15 +97,25 @@ class Sampler:
         Raises:
             ExecutionError: the largest is not finite.
         """
+        token = self.peek(logits)
+        del self.noise[-1:]
+        return token
+
+    def peek(self, logits: NDArray[Any]) -> int:
+        """The token that `draw` gives next; it is drawn once its noise is removed.
+
+        Raises:
+            ExecutionError: as `draw`.
+        """
         if not self._uncut:
-            return self._draw_from_part(logits)
-        scores = logits + (self._noise.pop() if self._noise else self._next_noise())
+            return self._peek_at_part(logits)
+        scores = logits + (self.noise[-1] if self.noise else self._next_noise())
         token = int(scores.argmax())  # of a NaN, if there is one
         if not math.isfinite(scores[token]):
             self._check(logits)
         return token
 
-    def _draw_from_part(self, logits: NDArray[Any]) -> int:
+    def _peek_at_part(self, logits: NDArray[Any]) -> int:
         options = self.options
         if options.repetition_penalty != 1:
             # In float64: a float32 that is divided may overflow.
@@ -121,7 +133,7 @@ class Sampler:
             scores[~_nucleus(scores, options.top_p)] = -np.inf
         if options.min_p:
             scores[np.exp(scores) < options.min_p] = -np.inf  # the best has 0
-        return int((scores + (self._noise.pop() if self._noise else self._next_noise())).argmax())
+        return int((scores + (self.noise[-1] if self.noise else self._next_noise())).argmax())
 
     def _check(self, logits: NDArray[Any]) -> int:
         """The most likely token."""
@@ -135,21 +147,27 @@ class Sampler:
 
         It stays in float64: logits of 1e5 in float32 are further apart than noise of a low temperature is large.
         """
+        if self._filling:
+            self.set_random_state(self._drawn_from)
         self._drawn_from = self.random_state()
+        self._filling = True
         symbols = len(self.seen)
         # The negative logarithm of exponential noise, which numpy draws three times as fast.
         drawn = -np.log(self._random.standard_exponential((max(1, _NUMBERS // symbols), symbols)))
         if self._uncut:
             drawn *= self.options.temperature
-        self._noise = list(drawn[::-1])
-        return self._noise.pop()
+        noise: list[NDArray[Any]] = list(drawn[::-1])
+        self.noise, self._filling = noise, False
+        return noise[-1]
 
     def random_state(self) -> RandomState:
         """Where the random numbers stand, behind those that were used."""
-        if self._noise:
+        if self._filling:
+            return self._drawn_from
+        if self.noise:
             used = Sampler(self.options, 0, len(self.seen))
             used.set_random_state(self._drawn_from)
-            used._random.standard_exponential(len(self.seen) * (max(1, _NUMBERS // len(self.seen)) - len(self._noise)))
+            used._random.standard_exponential(len(self.seen) * (max(1, _NUMBERS // len(self.seen)) - len(self.noise)))
             return used.random_state()
         inner: Any = self._random.bit_generator.state["state"]
         return RandomState(f"{inner['state']:x}", f"{inner['inc']:x}")
@@ -164,7 +182,7 @@ class Sampler:
         if not all(0 <= number < 1 << 128 for number in inner.values()):
             raise ValueError("a number of more than 128 bits")
         self._random.bit_generator.state = {"bit_generator": "PCG64", "state": inner, "has_uint32": 0, "uinteger": 0}
-        self._noise = []
+        self.noise, self._filling = [], False
 
 
 def _nucleus(scores: NDArray[np.float64], top_p: float) -> NDArray[np.bool_]:

@@ -302,7 +302,7 @@ def warn_of_telemetry() -> None:
             f"onnxruntime was imported before rnnx_runtime, so its telemetry may be on; set {_TELEMETRY}=1, "
             "or import rnnx_runtime first",
             RuntimeWarning,
-            stacklevel=3,  # the caller of load
+            stacklevel=4,  # the caller of load, which is guarded
         )
 
 

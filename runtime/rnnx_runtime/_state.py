@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from rnnx_runtime import _snapshot
 from rnnx_runtime._errors import StateError, printable
 from rnnx_runtime._inputs import is_masked
+from rnnx_runtime._memory import within_memory
 
 _FARTHEST: Final = 1 << 62  # a position that still fits where it is counted
 
@@ -62,6 +63,7 @@ class State(Mapping[str, NDArray[Any]]):
         """How many steps led here from the initial state; of a state made from arrays, from that one."""
         return self._position
 
+    @within_memory
     def to_bytes(self) -> bytes:
         """A snapshot: the same bits in any process, on any machine, with any provider. It belongs to this artifact.
 
@@ -71,6 +73,7 @@ class State(Mapping[str, NDArray[Any]]):
         return _snapshot.to_bytes("state", self._digest, self._arrays, _Meta(self._batch, self._position))
 
     @classmethod
+    @within_memory
     def from_bytes(cls, data: bytes) -> Self:
         """The state that `to_bytes` was called on.
 

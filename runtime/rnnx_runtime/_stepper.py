@@ -56,9 +56,9 @@ class Stepper:
         """Copies of the states after the last step."""
         return {name: buffer.read() for name, buffer in self._sets[self._now].items()}
 
-    def peek(self) -> dict[str, NDArray[Any]]:
-        """The states after the last step, which the next but one overwrites."""
-        return {name: buffer.peek() for name, buffer in self._sets[self._now].items()}
+    def peek(self, ahead: int) -> dict[str, NDArray[Any]]:
+        """The states after so many steps that were looked ahead, which the next but one overwrites."""
+        return {name: buffer.peek() for name, buffer in self._sets[(self._now + ahead) & 1].items()}
 
     def step(self, x: Any) -> Any:
         """Answer one step; see `Stream.step`."""
@@ -68,10 +68,12 @@ class Stepper:
         else:
             self._put(x)
         one.calls[self._now]()
+        view = one.answer
+        answer = view.copy() if view is not None else one.answers()
+        # Last, when nothing can fail any more.
         self._now = 1 - self._now
         self.position += 1
-        answer = one.answer
-        return answer.copy() if answer is not None else one.answers()
+        return answer
 
     def _put(self, x: Any) -> None:
         for name, array in by_name(self._graph.inputs, x).items():
@@ -92,10 +94,11 @@ class Stepper:
             return None
         many.copy(chunk)
         many.calls[self._now]()
+        view = many.answer
+        answer = view.copy() if view is not None else many.answers()
         self._now = 1 - self._now
         self.position += self._steps
-        answer = many.answer
-        return answer.copy() if answer is not None else many.answers()
+        return answer
 
     def prepare(self, steps: int) -> None:
         """Prepare a call for chunks of so many steps, where that was not done."""
@@ -120,14 +123,19 @@ class Stepper:
         steps = [self.run_step(self._graph.cut(chunk, step, step + 1)) for step in range(chunk.steps)]
         return {name: np.stack([step[name] for step in steps], axis=1) for name in self._one.found}
 
-    def look_ahead(self, chunk: Chunk) -> Answers:
-        """As `run_step`, but the state is as before until `advance(1)`."""
-        return self._run(self._one, self._graph.step_of(chunk, 0))
+    def look_ahead(self, chunk: Chunk, ahead: int = 0) -> Answers:
+        """As `run_step`, but the state is as before; `ahead`: how many steps were looked ahead before, each in a call of this."""
+        return self._run(self._one, self._graph.step_of(chunk, 0), ahead)
 
     def advance(self, steps: int) -> None:
         """Take the states that the last call wrote, of so many steps."""
         self._now = 1 - self._now
         self.position += steps
+
+    def take_back(self) -> None:
+        """Be where the last step found it: the state of before is there until the next."""
+        self._now = 1 - self._now
+        self.position -= 1
 
     def seconds(self) -> float:
         """What a call takes, of a stepper that nobody uses."""
@@ -138,9 +146,9 @@ class Stepper:
             taken.append(time.perf_counter() - started)
         return min(taken)
 
-    def _run(self, prepared: Prepared, arrays: Mapping[str, NDArray[Any]]) -> Answers:
+    def _run(self, prepared: Prepared, arrays: Mapping[str, NDArray[Any]], ahead: int = 0) -> Answers:
         prepared.put(arrays)
-        prepared.calls[self._now]()
+        prepared.calls[(self._now + ahead) & 1]()
         return prepared.answers()
 
 

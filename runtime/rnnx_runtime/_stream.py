@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import AsyncIterator, Sequence
-from threading import Lock
-from typing import TYPE_CHECKING, Any, Unpack, final
+from threading import Event, Lock
+from typing import TYPE_CHECKING, Any, Final, Unpack, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from rnnx_runtime._engine import Engine
 from rnnx_runtime._errors import InputError, StateError
 from rnnx_runtime._graph import Answers
 from rnnx_runtime._inputs import Chunk
+from rnnx_runtime._memory import out_of_memory, within_memory
 from rnnx_runtime._state import State, check_finite
 from rnnx_runtime._stats import Stats
 from rnnx_runtime._stepper import Stepper
@@ -19,6 +20,8 @@ from rnnx_runtime._stepper import Stepper
 if TYPE_CHECKING:  # imported where a text is written
     from rnnx_runtime._generation import GenerateOptions, Generation, OnToken, Writing
     from rnnx_runtime._score import Hypothesis
+
+_BUSY: Final = "this stream is in use by another call; give each thread a stream of its own"
 
 
 @final
@@ -33,6 +36,7 @@ class Stream:
         self._engine = engine
         self._graph = engine.graph
         self._lock = Lock()
+        self._turns = 0  # calls that moved it, or tried to
         self._forks = engine.forks
         self._epoch = engine.epoch
         self._initial = initial
@@ -48,9 +52,10 @@ class Stream:
         return self._initial.batch
 
     @property
+    @within_memory
     def state(self) -> State:
         """The state after the last step, as a value: it does not change when the stream goes on."""
-        with _Turn(self):
+        with self._turn():
             return self._now()
 
     @property
@@ -76,17 +81,22 @@ class Stream:
         Raises:
             InputError: `x` breaks the contract, the model is closed, or another call is running; the state is as before.
         """
-        lock = self._lock
-        if not lock.acquire(False):  # as `_Turn`, a tenth of a step faster
-            lock = self._enter_after_fork()
+        turns, lock = self._turns, self._lock
+        if lock.locked():  # as `_turn`, a tenth of a step faster
+            lock = self._turn()
         try:
-            stepper = self._live
-            if stepper is None or self._epoch != self._engine.epoch:
-                stepper = self._wake()
-            return stepper.step(x)
-        finally:
-            lock.release()
+            with lock:
+                if turns != self._turns:
+                    raise InputError(_BUSY)
+                self._turns = turns + 1
+                stepper = self._live
+                if stepper is None or self._epoch != self._engine.epoch:
+                    stepper = self._wake()
+                return stepper.step(x)
+        except MemoryError as error:  # as `within_memory`
+            raise out_of_memory(error) from None
 
+    @within_memory
     def feed(self, chunk: Any) -> Any:
         """Answer a chunk in one call and carry the state on: the same as its steps, and much faster.
 
@@ -99,7 +109,9 @@ class Stream:
         Raises:
             InputError: `chunk` breaks the contract, or has another batch size than the stream; the state is as before.
         """
-        with _Turn(self):
+        turns = self._turns
+        with self._turn():
+            self._take(turns)
             if self._live is not None and self._epoch == self._engine.epoch:
                 answer = self._live.feed(chunk)
                 if answer is not None:
@@ -111,20 +123,20 @@ class Stream:
                 stepper.prepare(checked.steps)
                 return self._graph.single(stepper.run_chunk(checked))
             answers, state = self._engine.run(checked, self._now())
+            found = self._graph.single(answers)
             self._rest(state)
-            return self._graph.single(answers)
+            return found
 
     async def astep(self, x: Any) -> Any:
         """`step` in another thread, so that the event loop stays free. A call that is cancelled never happened."""
-        with _Turn(self):
-            answers = await self._aside(self._checked(self._graph.check_step(x)))
-            return self._graph.single(self._graph.of_step(answers))
+        answers = await self._aside(self._checked(self._graph.check_step(x)))
+        return self._graph.single(self._graph.of_step(answers))
 
     async def afeed(self, chunk: Any) -> Any:
         """`feed` in another thread, so that the event loop stays free. A call that is cancelled never happened."""
-        with _Turn(self):
-            return self._graph.single(await self._aside(self._checked(self._graph.check_chunk(chunk))))
+        return self._graph.single(await self._aside(self._checked(self._graph.check_chunk(chunk))))
 
+    @within_memory
     def generate(
         self,
         prompt: str,
@@ -189,15 +201,13 @@ class Stream:
     async def _apieces(self, writing: "Writing", tokens: NDArray[np.int64]) -> AsyncIterator[str]:
         from rnnx_runtime._generation import check_unmoved
 
-        with _Turn(self):
-            answers = await self._aside(self._graph.symbols(tokens))
+        answers = await self._aside(self._graph.symbols(tokens))
         writing.begin(tokens, self._graph.last_logits(answers)[0])
         expected = self.position
         while (token := writing.draw()) is not None:
             check_unmoved(expected, self.position)
             expected += 1
-            with _Turn(self):
-                answers = await self._aside(self._graph.symbols([token]))
+            answers = await self._aside(self._graph.symbols([token]))
             piece = writing.read(self._graph.last_logits(answers)[0])
             if piece:
                 yield piece
@@ -210,6 +220,7 @@ class Stream:
         self._check_single()
         return start_writing(self._graph, prompt, max_new_tokens, options)
 
+    @within_memory
     def resume(self, checkpoint: bytes, *, on_token: "OnToken | None" = None) -> "Generation":
         """Go on with a generation that `Generation.to_bytes` was called on, to the same text; `text` has what there was.
 
@@ -224,6 +235,7 @@ class Stream:
         self.restore(state)
         return self._generation(writing)
 
+    @within_memory
     def beam_search(
         self,
         prompt: str,
@@ -248,11 +260,13 @@ class Stream:
 
         return beam_search(self._engine, self.state, prompt, max_new_tokens, num_beams, length_penalty, stop)
 
+    @within_memory
     def reset(self) -> None:
         """Start a new sequence, from the state that the stream was made with."""
-        with _Turn(self):
+        with self._turn():
             self._rest(self._initial)
 
+    @within_memory
     def restore(self, state: State) -> None:
         """Continue from `state`.
 
@@ -263,12 +277,13 @@ class Stream:
         if state.batch != self.batch:
             raise StateError(f"the state has a batch of {state.batch}, this stream one of {self.batch}")
         check_finite(state)
-        with _Turn(self):
+        with self._turn():
             self._rest(state)
 
+    @within_memory
     def fork(self) -> "Stream":
         """Another stream at the same state: both go on by themselves. `reset` takes both to the same start."""
-        with _Turn(self):
+        with self._turn():
             twin = Stream(self._engine, self._initial)
             twin._rest(self._now())
             return twin
@@ -299,17 +314,27 @@ class Stream:
             scores: NDArray[Any] = graph.logits(self.step(graph.symbol(token)))[0]
             return scores
 
-        return Generation(writing, read, lambda: self.state, self.position)
+        def unread(position: int) -> None:
+            if self._live is not None and self._live.position == position + 1:
+                self._live.take_back()
+
+        return Generation(writing, read, lambda: self.state, self.position, unread)
 
     async def _aside(self, chunk: Chunk) -> Answers:
-        """Run a chunk in another thread, for a caller that has the turn. What is cancelled changes nothing: it is a pure
-        function, and the state is put in its place here.
+        """Run a chunk in another thread. What is cancelled changes nothing: it is a pure function, and the state is put in its
+        place here; the thread ends after the call that it is in.
         """
         import asyncio  # here: it takes as long to import as all the rest of this package
 
-        started = time.perf_counter()
-        answers, state = await asyncio.get_running_loop().run_in_executor(None, self._engine.run, chunk, self._now())
-        self._rest(state)
+        started, turns, over = time.perf_counter(), self._turns, Event()
+        run = within_memory(self._engine.run)
+        with self._turn():
+            self._take(turns)
+            try:
+                answers, state = await asyncio.get_running_loop().run_in_executor(None, run, chunk, self._now(), over.is_set)
+            finally:
+                over.set()
+            self._rest(state)
         if self._stats is not None:
             self._stats.add((time.perf_counter() - started) * 1e3, chunk.steps)
         return answers
@@ -351,33 +376,25 @@ class Stream:
         self._live = self._spare
         return self._live
 
-    def _enter_after_fork(self) -> Lock:
-        """Take the turn where the one who has it is a thread of the parent process."""
-        if self._forks == self._engine.forks:
-            raise InputError("this stream is in use by another call; give each thread a stream of its own")
+    def _turn(self) -> Lock:
+        """The lock of one caller, to be entered by `with` and nothing else: there alone it is given back wherever it is interrupted.
+
+        Raises:
+            InputError: another call is running.
+        """
+        if self._lock.locked():
+            if self._forks == self._engine.forks:
+                raise InputError(_BUSY)
+            self._forks = self._engine.forks  # the one who has it is a thread of the parent process
+            self._lock = Lock()
         self._forks = self._engine.forks
-        self._lock = lock = Lock()
-        lock.acquire()
-        return lock
+        return self._lock
+
+    def _take(self, turns: int) -> None:
+        """Raises InputError where another call came between, for a caller that has the lock: its step would be at the wrong place."""
+        if turns != self._turns:
+            raise InputError(_BUSY)
+        self._turns = turns + 1
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("a stream cannot be copied or pickled; keep its state, and restore it in another stream")
-
-
-@final
-class _Turn:
-    """One caller at a time: a second one is refused, for its step would come at the wrong place."""
-
-    __slots__ = ("_lock", "_stream")
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-
-    def __enter__(self) -> None:
-        self._lock = self._stream._lock
-        if not self._lock.acquire(False):
-            self._lock = self._stream._enter_after_fork()
-        self._stream._forks = self._stream._engine.forks
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()

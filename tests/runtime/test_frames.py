@@ -167,7 +167,9 @@ def test_a_pool_steps_the_rows_of_a_graph_of_one_row_in_calls_of_their_own(model
     model, x = models["frozen"], STYLES["frozen"].sample(1, 1)[0, 0]
     pool = model.pool()
     rows, look_ahead = [], Stepper.look_ahead
-    monkeypatch.setattr(Stepper, "look_ahead", lambda self, chunk: rows.append(chunk.batch) or look_ahead(self, chunk))
+    monkeypatch.setattr(
+        Stepper, "look_ahead", lambda self, chunk, *rest: rows.append(chunk.batch) or look_ahead(self, chunk, *rest)
+    )
     pool.step({"ann": x, "bob": x, "eve": x})
     assert rows == [1, 1, 1]
 
