@@ -36,7 +36,6 @@ class Stream:
         self._engine = engine
         self._graph = engine.graph
         self._lock = Lock()
-        self._turns = 0  # calls that moved it, or tried to
         self._forks = engine.forks
         self._epoch = engine.epoch
         self._initial = initial
@@ -81,14 +80,11 @@ class Stream:
         Raises:
             InputError: `x` breaks the contract, the model is closed, or another call is running; the state is as before.
         """
-        turns, lock = self._turns, self._lock
+        lock = self._lock
         if lock.locked():  # as `_turn`, a tenth of a step faster
             lock = self._turn()
         try:
             with lock:
-                if turns != self._turns:
-                    raise InputError(_BUSY)
-                self._turns = turns + 1
                 stepper = self._live
                 if stepper is None or self._epoch != self._engine.epoch:
                     stepper = self._wake()
@@ -109,9 +105,7 @@ class Stream:
         Raises:
             InputError: `chunk` breaks the contract, or has another batch size than the stream; the state is as before.
         """
-        turns = self._turns
         with self._turn():
-            self._take(turns)
             if self._live is not None and self._epoch == self._engine.epoch:
                 answer = self._live.feed(chunk)
                 if answer is not None:
@@ -326,10 +320,9 @@ class Stream:
         """
         import asyncio  # here: it takes as long to import as all the rest of this package
 
-        started, turns, over = time.perf_counter(), self._turns, Event()
+        started, over = time.perf_counter(), Event()
         run = within_memory(self._engine.run)
         with self._turn():
-            self._take(turns)
             try:
                 answers, state = await asyncio.get_running_loop().run_in_executor(None, run, chunk, self._now(), over.is_set)
             finally:
@@ -378,6 +371,7 @@ class Stream:
 
     def _turn(self) -> Lock:
         """The lock of one caller, to be entered by `with` and nothing else: there alone it is given back wherever it is interrupted.
+        Who comes between the two lines, within a millionth of a second, is waited for and not refused.
 
         Raises:
             InputError: another call is running.
@@ -389,12 +383,6 @@ class Stream:
             self._lock = Lock()
         self._forks = self._engine.forks
         return self._lock
-
-    def _take(self, turns: int) -> None:
-        """Raises InputError where another call came between, for a caller that has the lock: its step would be at the wrong place."""
-        if turns != self._turns:
-            raise InputError(_BUSY)
-        self._turns = turns + 1
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("a stream cannot be copied or pickled; keep its state, and restore it in another stream")
