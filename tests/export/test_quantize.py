@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from click.testing import CliRunner
@@ -17,9 +18,14 @@ import rnnx
 from rnnx import QuantizeError
 from rnnx._cli import main
 from rnnx._quantize.editor import graphs_of
+from rnnx._quantize.halves import CONVERTER
 from rnnx._quantize.packing import pack, unpack
 from rnnx_runtime import load, selftest
 from rnnx_runtime.artifact import CharCodec, open_artifact
+
+converts = pytest.mark.skipif(
+    tuple(map(int, onnxruntime.__version__.split(".")[:2])) < CONVERTER, reason="this ONNX Runtime makes no float16"
+)
 
 VOCABULARY = "abcdefghijklmnopqrstuvwxyz .,!"
 
@@ -306,6 +312,16 @@ def test_the_same_artifact_gives_the_same_bytes(folder, quantised, tmp_path):
     assert again.digest == done.digest
 
 
+def test_an_older_onnxruntime_is_named(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnxruntime, "__version__", "1.30.0")
+    with pytest.raises(
+        QuantizeError, match=r"^float16 is made by onnxruntime 1\.31 or later, here is 1\.30\.0: upgrade it, or "
+    ):
+        rnnx.quantize(folder / "gru.onnx", tmp_path / "half.onnx", fp16=True)
+    assert not (tmp_path / "half.onnx").exists()
+
+
+@converts
 def test_float16_has_float32_at_its_borders_and_halves_the_file(folder, quantised):
     for name in ("lstm", "gru", "looped", "stacked", "both ways"):
         done = quantised(name, fp16=True)
@@ -318,6 +334,7 @@ def test_float16_has_float32_at_its_borders_and_halves_the_file(folder, quantise
     assert done.quantisation.block is None
 
 
+@converts
 def test_any_program_can_load_what_is_in_float16(quantised):
     """ONNX Runtime ends the process at some graphs in float16; here no option of the runtime's is set."""
     code = "import sys, onnxruntime\nfor path in sys.argv[1:]: onnxruntime.InferenceSession(path)\nprint('loaded')"

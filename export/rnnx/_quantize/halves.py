@@ -11,6 +11,7 @@ from rnnx._errors import QuantizeError
 from rnnx._quantize.editor import attributes_of, copied, graphs_of
 from rnnx_runtime.artifact import LeftWeight, QuantisedWeight
 
+CONVERTER: Final = (1, 31)  # of ONNX Runtime: the one before leaves graphs that are half in float16
 _LARGEST: Final = 65504.0  # of a float16
 _FLOAT, _HALF = 1, 10  # onnx.TensorProto.DataType
 
@@ -55,6 +56,13 @@ def halve_weights(model: ModelProto) -> tuple[ModelProto, tuple[QuantisedWeight,
 
 
 def _converted(model: ModelProto) -> ModelProto:
+    import onnxruntime
+
+    if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < CONVERTER:
+        raise QuantizeError(
+            f"float16 is made by onnxruntime {'.'.join(map(str, CONVERTER))} or later, here is {onnxruntime.__version__}: upgrade it, "
+            "or leave --fp16 out"
+        )
     from onnxruntime.transformers.float16 import convert_float_to_float16  # slow, and needed here only
 
     with warnings.catch_warnings(action="ignore"):  # of each weight that is so small that it becomes nought
