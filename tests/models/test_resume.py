@@ -171,7 +171,10 @@ def changed(path, **tensors):
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({"module.fc.bias": torch.tensor([float("nan")])}, r"module\.fc\.bias holds NaN or infinity; train the model again"),
+        (
+            {"module.fc.bias": torch.full((64,), float("nan"))},
+            r"module\.fc\.bias holds NaN or infinity; train the model again",
+        ),
         ({"module.fc.bias": torch.zeros(3)}, "the training does not fit char_lstm"),
         ({"module.fc.bias": None}, "the training does not fit char_lstm"),
         ({"random.cpu": None}, "the training does not fit char_lstm"),

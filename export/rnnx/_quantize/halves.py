@@ -11,7 +11,7 @@ from rnnx._errors import QuantizeError
 from rnnx._quantize.editor import attributes_of, copied, graphs_of
 from rnnx_runtime.artifact import LeftWeight, QuantisedWeight
 
-CONVERTER: Final = (1, 31)  # of ONNX Runtime: the one before leaves graphs that are half in float16
+CONVERTER: Final = (1, 31)  # of ONNX Runtime: the one before leaves ConstantOfShape in float32
 _LARGEST: Final = 65504.0  # of a float16
 _FLOAT, _HALF = 1, 10  # onnx.TensorProto.DataType
 
@@ -58,10 +58,11 @@ def halve_weights(model: ModelProto) -> tuple[ModelProto, tuple[QuantisedWeight,
 def _converted(model: ModelProto) -> ModelProto:
     import onnxruntime
 
-    if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < CONVERTER:
+    older = tuple(map(int, onnxruntime.__version__.split(".")[:2])) < CONVERTER
+    if older and any(node.op_type == "ConstantOfShape" for graph in graphs_of(model.graph) for node in graph.node):
         raise QuantizeError(
-            f"float16 is made by onnxruntime {'.'.join(map(str, CONVERTER))} or later, here is {onnxruntime.__version__}: upgrade it, "
-            "or leave --fp16 out"
+            f"a graph with ConstantOfShape gets float16 by onnxruntime {'.'.join(map(str, CONVERTER))} or later, here is "
+            f"{onnxruntime.__version__}: upgrade it, or leave --fp16 out"
         )
     from onnxruntime.transformers.float16 import convert_float_to_float16  # slow, and needed here only
 
